@@ -1,0 +1,427 @@
+"""The public functions: each does one whole job, as the command of its name does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from onnx import ModelProto
+
+from . import saving
+from .certify import certify, permutation
+from .comparison import Comparison
+from .comparison import compare as compare_models
+from .errors import CheckFailed, NotPrunable, UsageError
+from .evaluation import evaluate as evaluate_models
+from .exactness import exact_dims
+from .filters import Filter
+from .groups import Group, find_groups
+from .importance import Importance
+from .infer import Network, infer
+from .inspection import Inspection, look_into, share_left
+from .latency import Benchmark
+from .latency import benchmark as benchmark_models
+from .loading import ModelLike, load
+from .measure import count
+from .model import graphs
+from .plans import Plan, choice_of, make_plan
+from .report import GroupResult, Report
+from .rewrite import Choice, rewrite
+from .runtime import find_inputs
+from .selection import Budget, select
+from .tables import Rule, operator_name, with_user_rules
+from .verify import check_file, checks_out, verify
+from .version import __version__
+
+Shapes = Mapping[str, Sequence[int]]
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Result:
+    """A pruned model, and how it came about."""
+
+    plan: Plan
+    report: Report
+    _network: Network = field(repr=False)
+    _pruned: ModelProto = field(repr=False)
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model. Weights that were in other files are in it."""
+        model = ModelProto()
+        model.CopyFrom(self._pruned)
+        saving.inline_all(model, self._network.model.base_dir)
+        return model
+
+    @property
+    def reference(self) -> ModelProto:
+        """The input after loading's function-preserving steps: what the plan's names refer to."""
+        reference = ModelProto()
+        reference.CopyFrom(self._network.model.proto)
+        saving.inline_all(reference, self._network.model.base_dir)
+        return reference
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the pruned model, all of it or nothing; external data beside it, where it was so.
+
+        Raises UsageError where the path can't be meant, CheckFailed where ONNX's checker refuses
+        the file, WriteFailed where it can't be written.
+        """
+        output, model = Path(path), self._network.model
+        saving.check_target(output, model.path, force)
+        check = check_file if checks_out(model.path, model.proto) else None
+        saving.save(self._pruned, output, model.base_dir, model.external, check)
+        self.report.output = str(output)
+
+
+def prune(
+    model_or_path: ModelLike,
+    *,
+    ratio: float = 0.5,
+    scope: str = "local",
+    criterion: str = "group-l2",
+    reduction: str = "mean",
+    normalizer: str = "mean",
+    round_to: int = 1,
+    max_ratio: float = 1.0,
+    exact_only: bool = False,
+    only: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_shapes: Shapes | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    verify: bool = True,
+    benchmark: bool = True,
+    eval: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Prune a model: choose channels, remove them, prove that the cut is exact, measure.
+
+    Args:
+        model_or_path: a ModelProto (left as it is), a graphsurgeon Graph, or a path.
+        ratio: the share of channels to remove, in (0, 1): 0.5 keeps half of each group.
+        scope: `local` takes the ratio from each group, `global` from all channels together.
+        criterion: how channels are scored, see `importance`.
+        reduction: how a group's members become one score: mean, sum, max, prod, first.
+        normalizer: none, mean, max, sum, standardize, gaussian.
+        round_to: widths are left in multiples of this, and never below it.
+        max_ratio: the largest share that one group may lose.
+        exact_only: leave alone the groups in which removing is not the same as masking.
+        only: roles to prune: heads, head-dim, ffn, hidden, channels.
+        include, exclude: globs over names of nodes and initializers. An excluded layer keeps its
+            inputs and its outputs.
+        input_shapes: `{input: [d, ...]}` for dynamic dims, in checks and measurements.
+        rules: TOML files with rules for more operators.
+        threads: for checks and measurements.
+        verify: check the result and make both certificates.
+        benchmark: measure latency before and after.
+        eval: `FILE.npz[:labels]`, to report accuracy before and after.
+        seed: of the random inputs and permutations in the checks.
+        progress: called with a word on each stage.
+
+    Raises:
+        UsageError, NotPrunable, UnsupportedModel, BrokenModel, CheckFailed: see `errors`.
+    """
+    budget = Budget(ratio, scope, round_to, max_ratio)
+    chooser = Filter(tuple(only), exact_only, tuple(include), tuple(exclude))
+    importance = Importance(criterion, reduction, normalizer)
+    work = _Work(model_or_path, rules, progress)
+    made = work.plan(budget, chooser, importance)
+    return work.carry_out(
+        made,
+        input_shapes=input_shapes,
+        threads=threads,
+        verified=verify,
+        timed=benchmark,
+        evaluated=eval,
+        seed=seed,
+    )
+
+
+def plan(
+    model_or_path: ModelLike,
+    *,
+    ratio: float = 0.5,
+    scope: str = "local",
+    criterion: str = "group-l2",
+    reduction: str = "mean",
+    normalizer: str = "mean",
+    round_to: int = 1,
+    max_ratio: float = 1.0,
+    exact_only: bool = False,
+    only: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rules: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+) -> Plan:
+    """Choose channels, and stop there. The arguments are those of `prune`."""
+    budget = Budget(ratio, scope, round_to, max_ratio)
+    chooser = Filter(tuple(only), exact_only, tuple(include), tuple(exclude))
+    importance = Importance(criterion, reduction, normalizer)
+    return _Work(model_or_path, rules, progress).plan(budget, chooser, importance)
+
+
+def apply(
+    model_or_path: ModelLike,
+    plan: Plan | str | Path,
+    *,
+    input_shapes: Shapes | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    verify: bool = True,
+    benchmark: bool = False,
+    eval: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Carry out a plan, on the model that it was made for or another of the same structure.
+
+    Raises PlanMismatch where it does not fit; else as `prune`.
+    """
+    made = plan if isinstance(plan, Plan) else Plan.load(plan)
+    return _Work(model_or_path, rules, progress).carry_out(
+        made,
+        input_shapes=input_shapes,
+        threads=threads,
+        verified=verify,
+        timed=benchmark,
+        evaluated=eval,
+        seed=seed,
+    )
+
+
+def permute(
+    model_or_path: ModelLike, *, seed: int = 0, rules: Sequence[str | Path] = ()
+) -> ModelProto:
+    """A twin of the model: every dim that is not pinned permuted at random, the same function."""
+    work = _Work(model_or_path, rules, None)
+    twin = rewrite(work.network, permutation([group.dim for group in work.groups], seed))
+    saving.inline_all(twin, work.network.model.base_dir)
+    return twin
+
+
+def inspect(model_or_path: ModelLike, *, rules: Sequence[str | Path] = ()) -> Inspection:
+    """What of a model could be removed, and what can't be, and why."""
+    work = _Work(model_or_path, rules, None)
+    return look_into(work.network, work.groups)
+
+
+def compare(
+    a: ModelLike,
+    b: ModelLike,
+    *,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    input_shapes: Shapes | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """The outputs of two models side by side, on random inputs."""
+    return compare_models(
+        _runnable(a), _runnable(b), rtol=rtol, atol=atol, input_shapes=input_shapes, seed=seed
+    )
+
+
+def benchmark(
+    a: ModelLike,
+    b: ModelLike | None = None,
+    *,
+    threads: int = 1,
+    input_shapes: Shapes | None = None,
+    seconds: float = 2.0,
+) -> Benchmark:
+    """The latency of a model, or of two models paired (ms; the speedup is a / b)."""
+    return benchmark_models(
+        _runnable(a),
+        None if b is None else _runnable(b),
+        threads=threads,
+        input_shapes=input_shapes,
+        seconds=seconds,
+    )
+
+
+def operators_without_rule(model_or_path: ModelLike, rules: Mapping[str, Rule]) -> dict[str, int]:
+    """The operators of a model that no rule covers, with the number of nodes of each."""
+    names = Counter(
+        operator_name(node.domain, node.op_type)
+        for graph in graphs(load(model_or_path).proto.graph)
+        for node in graph.node
+    )
+    return {
+        name: n for name, n in sorted(names.items()) if name not in rules and name != "Constant"
+    }
+
+
+def _runnable(model: ModelLike) -> ModelProto | Path:
+    """What the runtime takes: a path is left to it, anything else becomes a ModelProto."""
+    if isinstance(model, (str, Path)):
+        load(model)  # for its messages: broken and foreign files are named as such
+        return Path(model)
+    return model if isinstance(model, ModelProto) else load(model).proto
+
+
+class _Work:
+    """One model on its way through the stages."""
+
+    def __init__(
+        self, source: ModelLike, rules: Sequence[str | Path], progress: Progress | None
+    ) -> None:
+        self.progress = progress or (lambda _: None)
+        self.timings: dict[str, float] = {}
+        with self._stage("load"):
+            self.model = load(source)
+        with self._stage("read axes"):
+            self.network = infer(self.model, with_user_rules(rules))
+        with self._stage("group"):
+            self.groups: list[Group] = find_groups(self.network)
+            exact = exact_dims(self.network)
+            for group in self.groups:
+                group.exact = group.dim in exact
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.progress(name)
+        start = time.perf_counter()
+        yield
+        self.timings[name] = round(time.perf_counter() - start, 4)
+
+    def plan(self, budget: Budget, chooser: Filter, importance: Importance) -> Plan:
+        """Score the groups and choose what is kept of each."""
+        groups = chooser.apply(self.network, self.groups)
+        if not groups:
+            raise NotPrunable(self._why_not(bool(self.groups)))
+        with self._stage("score"):
+            scores = importance.scores(self.network, groups)
+        with self._stage("select"):
+            kept = select(groups, scores, budget)
+        options = {
+            key: list(value) if isinstance(value, tuple) else value
+            for part in (budget, importance, chooser)
+            for key, value in asdict(part).items()
+        }
+        made = make_plan(self.network, groups, kept, scores, options, __version__)
+        if not made.groups:
+            raise NotPrunable(
+                "no group loses a channel at this ratio, rounding and bound; use a larger --ratio"
+                " or a smaller --round-to"
+            )
+        return made
+
+    def _why_not(self, filtered: bool) -> str:
+        if filtered:
+            return "no group is left by --only, --include, --exclude and --exact-only"
+        if self.network.refused:
+            node, reason = self.network.refused[0]
+            return f"nothing can be pruned: {node.op_type} {node.name!r}: {reason}"
+        found = look_into(self.network, self.groups).pinned
+        reason = found[0].reason if found else "it has no weights"
+        return f"nothing can be pruned: every width is fixed; most of all: {reason}"
+
+    def carry_out(
+        self,
+        made: Plan,
+        *,
+        input_shapes: Shapes | None,
+        threads: int,
+        verified: bool,
+        timed: bool,
+        evaluated: str | None,
+        seed: int,
+    ) -> Result:
+        """Rewrite the model, check it, measure it."""
+        model, network = self.model, self.network
+        if threads < 1:
+            raise UsageError(f"{threads} threads")
+        choice = choice_of(made, network, self.groups)
+        with self._stage("rewrite"):
+            pruned = rewrite(network, choice)
+        report = self._report(made, choice)
+        if verified:
+            self._verify(report, choice, pruned, input_shapes, threads, seed)
+        shapes: Shapes | None = input_shapes
+        if verified or timed:
+            found = find_inputs(model.proto, input_shapes, seed=seed, base_dir=model.base_dir)
+            shapes = found.shapes
+        with self._stage("count"):
+            report.before = count(model.path or model.proto, shapes)
+            report.after = count(pruned, shapes)
+        if timed:
+            with self._stage("benchmark"):
+                report.latency = benchmark_models(
+                    model.proto,
+                    pruned,
+                    threads=threads,
+                    input_shapes=shapes,
+                    seed=seed,
+                    base_dir=model.base_dir,
+                )
+        if evaluated:
+            with self._stage("evaluate"):
+                report.evaluation = evaluate_models(
+                    model.proto, pruned, evaluated, model.base_dir, threads
+                )
+        report.timings = self.timings
+        return Result(made, report, network, pruned)
+
+    def _verify(
+        self,
+        report: Report,
+        choice: Choice,
+        pruned: ModelProto,
+        input_shapes: Shapes | None,
+        threads: int,
+        seed: int,
+    ) -> None:
+        model = self.model
+        with self._stage("verify"):
+            verify(model.proto, pruned, model.base_dir, input_shapes=input_shapes, threads=threads)
+        with self._stage("certify"):
+            report.certificate = certificate = certify(
+                self.network,
+                self.groups,
+                choice,
+                pruned,
+                input_shapes=input_shapes,
+                seed=seed,
+                threads=threads,
+            )
+        if not certificate.ok:
+            raise CheckFailed(
+                "the certificate failed: outputs deviate by"
+                f" {certificate.permutation:.1e} (permutation) and"
+                f" {certificate.masking or 0:.1e} (masking), allowed {certificate.tolerance:.0e};"
+                " please report this model"
+            )
+        if not certificate.proves:
+            report.notes.append(
+                "the certificate is weak: on random inputs the outputs hardly depend on the weights"
+            )
+
+    def _report(self, made: Plan, choice: Choice) -> Report:
+        sizes = {group.dim: len(choice.get(group.dim, range(group.size))) for group in self.groups}
+        found = look_into(self.network, self.groups)
+        ratio = made.options.get("ratio")
+        return Report(
+            str(self.model.path or self.model.proto.graph.name),
+            free_widths_allow=share_left(
+                self.network,
+                {group.dim: 1 - ratio for group in self.groups if group.dim in choice},
+            )
+            if isinstance(ratio, float) and made.options.get("scope") == "local"
+            else None,
+            groups=[
+                GroupResult(group.name, group.role, group.size, sizes[group.dim], group.kind)
+                for group in self.groups
+            ],
+            pinned={each.reason: each.locked for each in found.pinned},
+            refused=found.refused,
+            options=made.options,
+        )

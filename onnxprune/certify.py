@@ -1,0 +1,202 @@
+"""The two certificates: that a cut was made exactly, proved from outside, in onnxruntime.
+
+*Permutation.* Every dim that is not pinned is permuted at random through all its members. If the
+coupling is right, the outputs do not change. It needs no zeroing, so it also covers the dims that
+are statistical, which is most of a transformer.
+
+*Masking.* The pruned model against the original, in which the removed channels of the exact groups
+are set to zero instead (the statistical ones are removed on both sides).
+
+A check must be able to fail. So the same outputs are also measured on a *control*: a permutation of
+one member of each group only, which has to move them by far more than the tolerance.
+
+Outputs are compared as they are, or else (see `views`) ahead of what makes small errors large.
+Optimisations are off, since they round differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from .axes import Dim, Index
+from .comparison import deviation, tolerance
+from .exactness import maskable
+from .groups import Group
+from .infer import Network
+from .rewrite import Choice, changed_positions, rewrite, take
+from .runtime import Feeds, find_inputs, make_inputs, run, session
+from .views import View, views
+
+#: The control has to move the outputs by this many times the tolerance.
+MARGIN = 10.0
+
+
+@dataclass
+class Certificate:
+    """What the two certificates measured; deviations are relative to the largest output."""
+
+    permutation: float | None = None
+    masking: float | None = None
+    control: float | None = None
+    tolerance: float = 1e-4
+    groups: int = 0
+    exact: int = 0
+    #: What was compared: the model's outputs, or tensors ahead of them.
+    compared: list[str] = field(default_factory=list)
+    inputs: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Every certificate that could be made is within the tolerance."""
+        made = [each for each in (self.permutation, self.masking) if each is not None]
+        return all(each <= self.tolerance for each in made)
+
+    @property
+    def proves(self) -> bool:
+        """The check could have failed: the control moved the outputs."""
+        return self.control is not None and self.control > MARGIN * self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok, "proves": self.proves}
+
+
+def permutation(dims: Sequence[Dim], seed: int = 0) -> dict[Dim, Index]:
+    """A random permutation for each dim; none of them is the identity."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for dim in dims:
+        order = rng.permutation(dim.size or 0)
+        if (order == np.arange(len(order))).all():
+            order = np.roll(order, 1)
+        found[dim] = order.astype(np.int64)
+    return found
+
+
+def certify(
+    network: Network,
+    groups: Sequence[Group],
+    kept: Choice,
+    pruned: ModelProto,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> Certificate:
+    """Make both certificates for `pruned`, the model with the indices `kept` of some groups.
+
+    Raises UnsupportedModel where onnxruntime can't run the model.
+    """
+    runner = _Runner(network, input_shapes, seed, threads)
+    order = permutation([group.dim for group in groups], seed)
+    exact = {group.dim for group in groups if group.exact}
+    mask = {dim: index for dim, index in kept.items() if dim in exact}
+    statistical = {dim: index for dim, index in kept.items() if dim not in exact}
+    for view in views(network):
+        certificate = Certificate(
+            groups=len(groups),
+            exact=len(exact),
+            compared=view.names,
+            inputs=runner.described,
+            notes=view.notes,
+        )
+        original = runner.run(network.model.proto, view)
+        certificate.tolerance = max(
+            (tolerance(np.dtype(x.dtype)) for x in original[0].values()), default=1e-4
+        )
+        permuted = runner.run(rewrite(network, order), view)
+        certificate.permutation = runner.deviation(original, permuted, order)
+        certificate.control = runner.deviation(
+            original, runner.run(_control(network, groups, order), view), {}
+        )
+        if mask:
+            masked = rewrite(network, statistical, mask, maskable(network))
+            certificate.masking = runner.deviation(
+                runner.run(masked, view), runner.run(pruned, view), kept, before=statistical
+            )
+        if certificate.ok:
+            break
+    return certificate
+
+
+def _control(network: Network, groups: Sequence[Group], order: Choice) -> ModelProto:
+    """The model with one member of each group permuted, and the others left: a wrong coupling."""
+    model = network.model
+    first: dict[str, Set[Dim]] = {}
+    for group in groups:
+        member = next(member for member in group.members if member.scored)
+        first[member.tensor] = first.get(member.tensor, frozenset()) | {group.dim}
+    return rewrite(_only(network, first), order) if model else model.proto
+
+
+def _only(network: Network, tensors: Mapping[str, Set[Dim]]) -> Network:
+    """A network in which only these constants have axes."""
+    return Network(
+        network.model, network.rules, axes={name: network.axes[name] for name in tensors}
+    )
+
+
+class _Runner:
+    """Runs models on the same inputs, and reads the tensors that can be compared."""
+
+    def __init__(
+        self,
+        network: Network,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+        seed: int,
+        threads: int,
+    ) -> None:
+        self.network = network
+        self.threads = threads
+        self.base_dir = str(network.model.base_dir)
+        proto = network.model.proto
+        found = find_inputs(proto, input_shapes, seed=seed, threads=threads, base_dir=self.base_dir)
+        again = make_inputs(proto, found.shapes, seed=seed + 1)
+        for name, value in again.items():
+            if value.ndim == 0 and value.dtype.kind in "iu":
+                again[name] = found.feeds[0][name]
+        self.feeds: list[Feeds] = [found.feeds[0], again, *found.feeds[1:]]
+        self.described = found.describe()
+
+    def run(self, proto: ModelProto, view: View) -> list[Feeds]:
+        """What the view reads, for every set of inputs."""
+        live = session(view.of(proto), optimize=False, threads=self.threads, base_dir=self.base_dir)
+        return [run(live, feeds) for feeds in self.feeds]
+
+    def deviation(
+        self,
+        expected: Sequence[Feeds],
+        found: Sequence[Feeds],
+        choice: Choice,
+        before: Choice | None = None,
+    ) -> float:
+        """The largest relative deviation of the values found from those expected.
+
+        What was found comes from a model with `choice` applied, what was expected from one with
+        `before` (nothing, by default); tensors inside the model are cut to line up.
+        """
+        worst = 0.0
+        rest = {dim: index for dim, index in choice.items() if dim not in (before or {})}
+        for name in expected[0]:
+            positions = _positions(self.network, name, rest)
+            pairs = [
+                (take(x[name], positions) if positions else x[name], y.get(name))
+                for x, y in zip(expected, found, strict=True)
+            ]
+            result = deviation(name, pairs, rtol=1.0)
+            worst = max(worst, result.max_rel if result.same_nonfinite else float("inf"))
+        return worst
+
+
+def _positions(network: Network, name: str, choice: Choice) -> dict[int, Index]:
+    """How to cut a tensor inside the model so that it lines up with one of a pruned model."""
+    return {
+        i: positions
+        for i, axis in enumerate(network.axes.get(name) or ())
+        if (positions := changed_positions(axis, choice)) is not None
+    }

@@ -1,0 +1,451 @@
+"""The command line: each verb parses, calls one function of the public API, and prints.
+
+Exit codes: 0 done; 1 a check failed or the output could not be written (nothing is left half
+written); 2 usage; 3 nothing can be pruned, or the model is not supported; 4 the file is broken or
+can't be read; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from . import api, display, saving
+from .errors import OnnxPruneError, UsageError
+from .importance import CRITERIA, NORMALIZERS, REDUCTIONS
+from .plans import Plan
+from .tables import ROLES, operator_name, with_user_rules
+from .version import __version__
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Command(click.Group):
+    """Turns errors into one line and an exit code; tracebacks are for `-vv`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OnnxPruneError as error:
+            _fail(ctx, str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _fail(ctx, "interrupted; nothing was written", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except MemoryError:
+            _fail(ctx, "out of memory; nothing was written", 1)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if ctx.params.get("verbose", 0) < 2:
+                kind = type(error).__name__
+                _fail(
+                    ctx,
+                    f"a fault of onnxprune ({kind}: {' '.join(str(error).split())[:200]});"
+                    " nothing was written. Please report it with the output of -vv",
+                    1,
+                )
+            raise
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> None:
+    if ctx.params.get("verbose", 0) >= 2:
+        traceback.print_exc()
+    line = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
+    )
+    click.echo(f"onnxprune: {line}", err=True)
+    ctx.exit(code)
+
+
+def _shapes(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, list[int]]:
+    shapes = {}
+    for text in given:
+        for each in text.split(";"):
+            name, _sep, dims = each.rpartition(":")
+            try:
+                shapes[name] = [int(dim) for dim in dims.replace("x", ",").split(",")]
+            except ValueError:
+                name = ""
+            if not name or min(shapes[name]) < 1:
+                raise click.BadParameter(f"{each!r}; write NAME:1,3,224,224")
+    return shapes
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _ratio(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not (0 < value < 1) or math.isnan(value):
+        raise click.BadParameter(f"{value} is outside of (0, 1); 0.5 removes half of each group")
+    return value
+
+
+_MODEL = click.argument("model", type=click.Path(path_type=Path))
+_RULES = click.option(
+    "--rules",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="TOML tables of operators.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_SHAPES = click.option(
+    "--input-shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="NAME:1,3,224,224",
+    help="Sizes of dynamic dimensions, in checks and measurements.",
+)
+_THREADS = click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="For measuring."
+)
+_CHOICE = _together(
+    click.option(
+        "--ratio",
+        default=0.5,
+        show_default=True,
+        type=float,
+        callback=_ratio,
+        help="Share of channels to remove: 0.5 keeps half of each group.",
+    ),
+    click.option(
+        "--scope",
+        default="local",
+        show_default=True,
+        type=click.Choice(["local", "global"]),
+        help="Take the ratio from each group, or from all channels together.",
+    ),
+    click.option(
+        "--criterion",
+        default="group-l2",
+        show_default=True,
+        type=click.Choice(list(CRITERIA)),
+        help="How channels are scored.",
+    ),
+    click.option(
+        "--reduction",
+        default="mean",
+        show_default=True,
+        type=click.Choice(list(REDUCTIONS)),
+        help="How the members of a group make one score.",
+    ),
+    click.option(
+        "--normalizer",
+        default="mean",
+        show_default=True,
+        type=click.Choice(list(NORMALIZERS)),
+        help="How the scores of a group are scaled.",
+    ),
+    click.option(
+        "--round-to",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Leave widths in multiples of this.",
+    ),
+    click.option(
+        "--max-ratio",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="The largest share that one group may lose.",
+    ),
+    click.option("--exact-only", is_flag=True, help="Only groups where removing equals masking."),
+    click.option(
+        "--only", multiple=True, type=click.Choice(ROLES), help="Only groups of this role."
+    ),
+    click.option("--include", multiple=True, metavar="GLOB", help="Only these layers."),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Layers to leave as they are.",
+    ),
+    _RULES,
+)
+_CHECKS = _together(
+    click.option(
+        "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to."
+    ),
+    click.option("--force", is_flag=True, help="Replace an output that exists."),
+    _SHAPES,
+    _THREADS,
+    click.option("--no-verify", is_flag=True, help="Skip the checks and certificates."),
+    click.option("--no-benchmark", is_flag=True, help="Skip measuring latency."),
+    click.option(
+        "--eval",
+        "evaluated",
+        metavar="FILE.npz[:LABELS]",
+        help="Report accuracy before and after on these samples.",
+    ),
+    _JSON,
+)
+
+
+@click.group(cls=_Command, context_settings=_HELP, epilog=__doc__.split("\n\n", 1)[1])
+@click.version_option(__version__, "-V", "--version", prog_name="onnxprune")
+@click.option("-v", "--verbose", count=True, help="-vv shows tracebacks.")
+def main(verbose: int) -> None:
+    """Structural pruning of exported ONNX files, of any architecture, from any framework."""
+
+
+def _console(stderr: bool) -> Console:
+    # Wide where nothing shows it: a log or a pipe must not be folded at 80 columns.
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 160
+    return Console(stderr=stderr, width=width, highlight=False)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
+    """A word on each stage, on stderr, where somebody is looking."""
+    console = _console(stderr=True)
+    if as_json or not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status("") as status:
+        yield lambda stage: status.update(f"{stage} …")
+
+
+@main.command()
+@_MODEL
+@_CHECKS
+@_CHOICE
+@click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan as JSON, too.")
+def prune(
+    model: Path,
+    output: Path,
+    force: bool,
+    input_shapes: dict[str, list[int]],
+    threads: int,
+    no_verify: bool,
+    no_benchmark: bool,
+    evaluated: str | None,
+    as_json: bool,
+    plan_out: Path | None,
+    **choice: Any,
+) -> None:
+    """Prune MODEL: choose channels, remove them, prove the cut, measure.
+
+    Example: onnxprune prune model.onnx -o smaller.onnx --ratio 0.5
+    """
+    saving.check_target(output, model, force)
+    with _progress(as_json) as progress:
+        result = api.prune(
+            model,
+            **choice,
+            input_shapes=input_shapes,
+            threads=threads,
+            verify=not no_verify,
+            benchmark=not no_benchmark,
+            eval=evaluated,
+            progress=progress,
+        )
+        _finish(result, output, force, plan_out)
+    _tell(result, as_json)
+
+
+def _finish(result: api.Result, output: Path, force: bool, plan_out: Path | None) -> None:
+    if plan_out is not None:
+        if plan_out.resolve() == output.resolve():
+            raise UsageError(f"{plan_out}: the plan and the model can't be one file")
+        result.plan.save(plan_out)
+    result.save(output, force=force)
+
+
+def _tell(result: api.Result, as_json: bool) -> None:
+    if as_json:
+        click.echo(display.document(result.report.to_dict()))
+    else:
+        display.show_report(_console(stderr=True), result.report)
+
+
+@main.command()
+@_MODEL
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to.")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@_CHOICE
+@_JSON
+def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -> None:
+    """Choose channels of MODEL and write the plan, without carrying it out.
+
+    Example: onnxprune plan model.onnx -o plan.json --ratio 0.3
+    """
+    saving.check_target(output, model, force)
+    with _progress(as_json) as progress:
+        made = api.plan(model, **choice, progress=progress)
+    made.save(output)
+    if as_json:
+        click.echo(display.document(made.to_dict()))
+    else:
+        console = _console(stderr=True)
+        display.show_plan(console, made)
+        console.print(f"Written to [bold]{display.safe(output)}[/].")
+
+
+@main.command()
+@_MODEL
+@click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
+@_CHECKS
+@_RULES
+def apply(
+    model: Path,
+    plan_file: Path,
+    output: Path,
+    force: bool,
+    input_shapes: dict[str, list[int]],
+    threads: int,
+    no_verify: bool,
+    no_benchmark: bool,
+    evaluated: str | None,
+    as_json: bool,
+    rules: Sequence[str],
+) -> None:
+    """Carry out a PLAN on MODEL, or on another model of the same structure.
+
+    Example: onnxprune apply finetuned.onnx plan.json -o smaller.onnx
+    """
+    saving.check_target(output, model, force)
+    with _progress(as_json) as progress:
+        result = api.apply(
+            model,
+            Plan.load(plan_file),
+            input_shapes=input_shapes,
+            rules=rules,
+            threads=threads,
+            verify=not no_verify,
+            benchmark=not no_benchmark,
+            eval=evaluated,
+            progress=progress,
+        )
+        _finish(result, output, force, None)
+    _tell(result, as_json)
+
+
+@main.command()
+@_MODEL
+@_RULES
+@click.option("--all", "everything", is_flag=True, help="Every member, place and node.")
+@_JSON
+def inspect(model: Path, rules: Sequence[str], everything: bool, as_json: bool) -> None:
+    """Show what of MODEL could be removed, and why the rest can't.
+
+    Example: onnxprune inspect model.onnx
+    """
+    found = api.inspect(model, rules=rules)
+    if as_json:
+        click.echo(display.document(found.to_dict()))
+    else:
+        display.show_inspection(_console(stderr=False), found, everything)
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--rtol", type=click.FloatRange(min=0), help="Relative to the largest value.")
+@click.option("--atol", default=0.0, show_default=True, type=click.FloatRange(min=0))
+@_SHAPES
+@_JSON
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    a: Path,
+    b: Path,
+    rtol: float | None,
+    atol: float,
+    input_shapes: dict[str, list[int]],
+    as_json: bool,
+) -> None:
+    """Compare the outputs of A and B on random inputs; exit code 1 where they differ.
+
+    Example: onnxprune compare model.onnx twin.onnx --rtol 1e-4
+    """
+    found = api.compare(a, b, rtol=rtol, atol=atol, input_shapes=input_shapes)
+    if as_json:
+        click.echo(display.document(found.to_dict()))
+    else:
+        display.show_comparison(_console(stderr=False), found)
+    ctx.exit(0 if found.ok else 1)
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path), required=False)
+@_SHAPES
+@_THREADS
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True))
+@_JSON
+def bench(
+    a: Path,
+    b: Path | None,
+    input_shapes: dict[str, list[int]],
+    threads: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure the latency of A, or of A and B in paired rounds.
+
+    Example: onnxprune bench model.onnx smaller.onnx --threads 2
+    """
+    with _progress(as_json) as progress:
+        progress("benchmark")
+        found = api.benchmark(a, b, threads=threads, input_shapes=input_shapes, seconds=seconds)
+    if as_json:
+        click.echo(display.document(found.to_dict()))
+    else:
+        names = [str(a), str(b)]
+        display.show_benchmark(_console(stderr=False), found, names)
+
+
+@main.command("rules")
+@click.argument("operator", required=False)
+@click.option("--missing", type=click.Path(path_type=Path), help="What MODEL has without one.")
+@_RULES
+@_JSON
+def show_rules(
+    operator: str | None, missing: Path | None, rules: Sequence[str], as_json: bool
+) -> None:
+    """Show what is known of an OPERATOR, or of all.
+
+    Example: onnxprune rules Conv; onnxprune rules --missing model.onnx
+    """
+    known = with_user_rules(rules)
+    if missing is not None:
+        names = api.operators_without_rule(missing, known)
+        if as_json:
+            click.echo(display.document(names))
+        else:
+            click.echo(
+                "\n".join(f"{name}: {count} nodes" for name, count in names.items())
+                or "every operator of this model has a rule"
+            )
+        return
+    if operator is not None and operator not in known:
+        raise UsageError(
+            f"no rule for {operator!r}; contrib operators are called like"
+            f" {operator_name('com.microsoft', 'FusedConv')!r}"
+        )
+    chosen = [known[operator]] if operator else [known[name] for name in sorted(known)]
+    if as_json:
+        click.echo(display.document({rule.name: rule.to_dict() for rule in chosen}))
+    else:
+        display.show_rules(_console(stderr=False), chosen)

@@ -1,0 +1,261 @@
+"""What the command line prints: tables for people, made with rich."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .certify import Certificate
+from .comparison import Comparison
+from .inspection import Inspection
+from .latency import Benchmark, Latency
+from .plans import Plan
+from .report import Report
+from .tables import Rule
+
+_SHOWN = 12
+
+
+def safe(text: object) -> str:
+    """Text from a model, without what a terminal would obey."""
+    return escape(printable(str(text)))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, line ends aside."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; columns that start with `>` are numbers, to the right."""
+    made = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for column in columns:
+        right = column.startswith(">")
+        made.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return made
+
+
+def number(value: float | None) -> str:
+    """A count as people say it: 11.7 M."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.3g} ms"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Before and after, and what was proved."""
+    rows = table("", ">before", ">after", ">")
+    if report.before and report.after:
+        a, b = report.before, report.after
+        for name, x, y in (
+            ("parameters", a.parameters, b.parameters),
+            ("MACs", a.macs, b.macs),
+            ("bytes", a.bytes, b.bytes),
+        ):
+            if x and y is not None:
+                rows.add_row(name, number(x), number(y), percent(y / x))
+    if report.latency and report.latency.b:
+        first, second = report.latency.a, report.latency.b
+        rows.add_row(
+            "latency, median",
+            milliseconds(first.median),
+            milliseconds(second.median),
+            _speedup(report.latency),
+        )
+        rows.add_row("latency, p90", milliseconds(first.p90), milliseconds(second.p90), "")
+    if report.evaluation:
+        found = report.evaluation
+        if found.before is not None and found.after is not None:
+            rows.add_row(
+                f"top-1 of {found.samples}",
+                percent(found.before),
+                percent(found.after),
+                f"{100 * (found.after - found.before):+.1f} points",
+            )
+        rows.add_row("agreement", "", percent(found.agreement), "")
+    console.print(rows)
+    pruned = [group for group in report.groups if group.kept < group.size]
+    exact = sum(group.kind == "exact" for group in pruned)
+    console.print(
+        f"{len(pruned)} of {len(report.groups)} groups pruned"
+        f" ({exact} exact, {len(pruned) - exact} statistical)."
+    )
+    if report.certificate:
+        console.print(_certificate(report.certificate))
+    if report.latency:
+        console.print(
+            f"Timed with {report.latency.threads} thread{'s'[: report.latency.threads != 1]},"
+            f" {report.latency.rounds} paired rounds."
+        )
+    for node, operator, reason in report.refused[:3]:
+        console.print(f"Left alone: {safe(operator)} {safe(node)}: {safe(reason)}.")
+    if len(report.refused) > 3:
+        console.print(f"… and {len(report.refused) - 3} more nodes (see `onnxprune inspect`).")
+    for note in report.notes:
+        console.print(f"Note: {safe(note)}.")
+    if report.output:
+        console.print(f"Written to [bold]{safe(report.output)}[/].")
+
+
+def _speedup(found: Benchmark) -> str:
+    if found.speedup is None:
+        return ""
+    text = (
+        f"{found.speedup:.2f} × faster"
+        if found.speedup >= 1
+        else f"{1 / found.speedup:.2f} × slower"
+    )
+    if found.interval:
+        text += f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
+    return text
+
+
+def _certificate(found: Certificate) -> str:
+    parts = []
+    if found.permutation is not None:
+        parts.append(f"permutation {found.permutation:.1e}")
+    if found.masking is not None:
+        parts.append(f"masking {found.masking:.1e}")
+    text = (
+        f"Certified: {', '.join(parts)} (allowed {found.tolerance:.0e};"
+        f" a wrong coupling moves the outputs by {found.control or 0:.1g})"
+    )
+    if found.notes:
+        text += "; " + "; ".join(found.notes)
+    return text + "."
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """What a plan keeps of each group."""
+    rows = table("group", "role", ">size", ">kept", "kind")
+    for group in plan.groups:
+        rows.add_row(
+            safe(group.name), group.role, str(group.size), str(len(group.kept)), group.kind
+        )
+    console.print(rows)
+
+
+def show_inspection(console: Console, found: Inspection, everything: bool) -> None:
+    """Groups, the grouping matrix where it is small, and what is pinned."""
+    rows = table("group", "role", ">size", "kind", ">parameters", "dependencies", "members")
+    for group in found.groups:
+        members = [f"{tensor}:{axis}" for tensor, axis, _ in group.members]
+        shown = members if everything else members[:3]
+        rest = f" + {len(members) - len(shown)}" if len(members) > len(shown) else ""
+        rows.add_row(
+            safe(group.name),
+            group.role,
+            str(group.size),
+            group.kind,
+            number(group.parameters),
+            ", ".join(group.dependencies),
+            safe(" ".join(shown) + rest),
+        )
+    console.print(rows)
+    console.print(
+        f"{number(found.parameters)} parameters; halving every group leaves"
+        f" {percent(found.left_at_half)} of them."
+    )
+    if 0 < len(found.layers) <= 40 or everything:
+        console.print("\n[bold]Grouping matrix[/] (■: coupled layers)")
+        for name, row in zip(found.layers, found.matrix(), strict=True):
+            console.print(
+                "".join("■ " if cell else "· " for cell in row) + safe(name), soft_wrap=True
+            )
+    if found.pinned:
+        rows = table("pinned because", ">weights locked", "where", title="Not prunable")
+        for pinned in found.pinned:
+            places = pinned.where if everything else pinned.where[:3]
+            rest = (
+                f" + {len(pinned.where) - len(places)}" if len(pinned.where) > len(places) else ""
+            )
+            rows.add_row(safe(pinned.reason), number(pinned.locked), safe(", ".join(places) + rest))
+        console.print(rows)
+    if found.refused:
+        rows = table("operator", "node", "reason", title="Left alone")
+        for node, operator, reason in found.refused if everything else found.refused[:_SHOWN]:
+            rows.add_row(safe(operator), safe(node), safe(reason))
+        console.print(rows)
+        if not everything and len(found.refused) > _SHOWN:
+            console.print(f"… and {len(found.refused) - _SHOWN} more; see --all.")
+
+
+def show_comparison(console: Console, found: Comparison) -> None:
+    """Deviations, output by output."""
+    for line in found.interface:
+        console.print(f"The interfaces differ: {safe(line)}")
+    if found.outputs:
+        rows = table("output", ">max |a - b|", ">relative", ">allowed", "varies", "")
+        for each in found.outputs:
+            verdict = "random" if each.random else "same" if each.passes else "[red]differs[/]"
+            rows.add_row(
+                safe(each.name),
+                f"{each.max_abs:.2e}",
+                f"{each.max_rel:.2e}",
+                f"{each.rtol:.0e}",
+                "yes" if each.varies else "no",
+                verdict,
+            )
+        console.print(rows)
+        if not found.proves:
+            console.print("Note: no output varies with the input, so this proves nothing.")
+
+
+def show_benchmark(console: Console, found: Benchmark, names: Sequence[str]) -> None:
+    """Latencies, and the paired ratio."""
+    rows = table("model", ">median", ">p90", ">fastest")
+
+    def add(name: str, latency: Latency) -> None:
+        rows.add_row(
+            safe(name),
+            milliseconds(latency.median),
+            milliseconds(latency.p90),
+            milliseconds(latency.min),
+        )
+
+    add(names[0], found.a)
+    if found.b is not None:
+        add(names[1], found.b)
+    console.print(rows)
+    if found.speedup is not None:
+        console.print(f"{safe(names[1])} is {_speedup(found)} (95 % interval of the paired ratio).")
+    shapes = ", ".join(f"{name} {shape}" for name, shape in found.shapes.items())
+    console.print(
+        f"{found.threads} thread{'s'[: found.threads != 1]}, {found.rounds} rounds; {safe(shapes)}"
+    )
+
+
+def show_rules(console: Console, rules: Iterable[Rule]) -> None:
+    """What is known of operators."""
+    rows = table("operator", "axes", "statistical, pinned")
+    for rule in rules:
+        what = rule.pattern.text if rule.pattern else f"by value: {rule.function}"
+        if rule.pinned:
+            what = "pinned"
+        why = rule.pinned or "; ".join(f"{name}: {reason}" for name, reason in rule.pin.items())
+        rows.add_row(safe(rule.name), safe(what), safe(why))
+    console.print(rows)
+
+
+def document(value: Any) -> str:
+    """One JSON document, as `--json` prints it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)

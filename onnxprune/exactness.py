@@ -1,0 +1,120 @@
+"""Which groups are exact: removing their channels equals masking them with zeros.
+
+One walk over the records of the rules, in the order of the graph. For every tensor it notes along
+which dims removed positions are known to be zero, once the removed slices of the group's weights
+are zero. An operator's `zero` expression says which operands must be zero for its result to be.
+
+A dim is exact when every operator that sums over it has an operand known to be zero there, and no
+operator takes a statistic over it. All other dims that are not pinned are statistical.
+"""
+
+from __future__ import annotations
+
+from .axes import Dim, leaves
+from .infer import Network, Record
+from .model import subgraphs
+from .tables import REST
+
+DimSet = frozenset[Dim]
+_NONE: DimSet = frozenset()
+
+
+def maskable(network: Network) -> set[str]:
+    """Constants that may be set to zero in part: whose every use multiplies, sums or moves them.
+
+    Never divisors, exponents, running variances, scales or zero points.
+    """
+    verdict: dict[str, bool] = {}
+    for record in reversed(network.records):
+        used = {i for term in record.rule.zero or () for i in term}
+        for i, name in enumerate(record.node.input):
+            ok = i in used or REST in used
+            if ok and record.rule.passes:
+                ok = all(verdict.get(output, True) for output in record.node.output if output)
+            verdict[name] = verdict.get(name, True) and ok
+        for body in subgraphs(record.node):
+            verdict.update((value.name, False) for value in body.output)
+    return {name for name in network.model.constants if verdict.get(name, False)}
+
+
+def exact_dims(network: Network) -> set[Dim]:
+    """The dims for which removing equals masking."""
+    return _Walk(network).run()
+
+
+class _Walk:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.masked = maskable(network)
+        self.zero: dict[str, DimSet] = {}
+        self._dims: dict[str, DimSet] = {}
+
+    def run(self) -> set[Dim]:
+        inexact: set[Dim] = set()
+        for axis, _ in self.network.statistical:
+            inexact.update(leaves(axis))
+        for record in self.network.records:
+            for dim in {dim for axis in record.contracted for dim in leaves(axis)}:
+                if _free(dim) and not self.sums_zero(record, dim):
+                    inexact.add(dim)
+            # Zeros are not followed into bodies: what flows through them is statistical.
+            for body in subgraphs(record.node):
+                for value in (*body.input, *body.output):
+                    for axis in self.network.axes.get(value.name) or ():
+                        inexact.update(leaves(axis))
+            found = self.result(record)
+            for output in record.node.output:
+                if output:
+                    self.zero[output] = found & self.dims(output)
+        every = {dim for name in self.network.model.constants for dim in self.dims(name)}
+        return every - inexact
+
+    def dims(self, name: str) -> DimSet:
+        """The dims in a tensor's axes that can be pruned."""
+        if name not in self._dims:
+            self._dims[name] = frozenset(
+                dim
+                for axis in self.network.axes.get(name) or ()
+                for dim in leaves(axis)
+                if _free(dim)
+            )
+        return self._dims[name]
+
+    def known(self, name: str) -> DimSet:
+        """The dims along which a tensor is zero where indices are removed."""
+        if name in self.network.model.constants:
+            return self.dims(name) if name in self.masked else _NONE
+        return self.zero.get(name, _NONE)
+
+    def result(self, record: Record) -> DimSet:
+        """The dims along which a node's result is zero: in every term of the sum, a factor is."""
+        if record.rule.zero is None or not record.keeps_zero:
+            return _NONE
+        found: DimSet | None = None
+        for names in _terms(record):
+            term = _NONE.union(*(self.known(name) for name in names))
+            found = term if found is None else found & term
+        return found or _NONE
+
+    def sums_zero(self, record: Record, dim: Dim) -> bool:
+        """In every term that `dim` occurs in, some factor is zero at its removed positions."""
+        terms = [[name for name in names if dim in self.dims(name)] for names in _terms(record)]
+        return any(terms) and all(
+            any(dim in self.known(name) for name in names) for names in terms if names
+        )
+
+
+def _free(dim: Dim) -> bool:
+    return not dim.pins and (dim.size or 0) > 1
+
+
+def _terms(record: Record) -> list[list[str]]:
+    """The operands of the rule's `zero` expression by name; terms with a missing one vanish."""
+    inputs = record.node.input
+    terms: list[list[str]] = []
+    for term in record.rule.zero or ():
+        if REST in term:
+            terms.extend([name] for name in inputs[len(terms) :] if name)
+        elif all(i < len(inputs) and inputs[i] for i in term):
+            terms.append([inputs[i] for i in term])
+    return terms

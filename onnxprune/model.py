@@ -1,0 +1,165 @@
+"""An ONNX file in memory: its graph, and its constants, which are read lazily, one at a time.
+
+`Model` wraps the file's own ModelProto, so everything that pruning has no business with (metadata,
+doc strings, versions, names, annotations) is still there when it is written. Weights kept outside
+the file stay there until `Model.read` is asked for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from .errors import BrokenModel
+
+Array = NDArray[Any]
+
+#: Constants of at most this many elements may be values that shapes are computed with.
+SMALL = 4096
+
+
+@dataclass
+class Model:
+    """A model whose tensor names are unique over all of its graphs (see `loading`)."""
+
+    proto: ModelProto
+    base_dir: Path = Path(".")
+    path: Path | None = None
+    #: Constants that loading copied, so that each use has its own: copy -> original.
+    copies: dict[str, str] = field(default_factory=dict)
+    #: SHA-256 of the file (or of the serialised model): what a plan is tied to.
+    sha256: str = ""
+    constants: dict[str, TensorProto] = field(default_factory=dict, init=False)
+    producers: dict[str, NodeProto] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.reindex()
+
+    def reindex(self) -> None:
+        """Build the indices of constants and producers anew, after the graph was edited."""
+        self.constants, self.producers = {}, {}
+        for graph in graphs(self.proto.graph):
+            for tensor in graph.initializer:
+                self.constants[tensor.name] = tensor
+            for node in graph.node:
+                if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                    self.constants[node.output[0]] = constant_tensor(node)
+                else:
+                    for name in node.output:
+                        if name:
+                            self.producers[name] = node
+
+    def read(self, name: str) -> Array:
+        """The value of one constant.
+
+        Raises BrokenModel where the bytes do not make the tensor that is declared.
+        """
+        return tensor_array(self.constants[name], self.base_dir, name)
+
+    @property
+    def opset(self) -> int:
+        """The version of the ai.onnx operators."""
+        return max(
+            (i.version for i in self.proto.opset_import if i.domain in ("", "ai.onnx")), default=1
+        )
+
+    @property
+    def external(self) -> bool:
+        """True where some weights are kept outside the file."""
+        return any(is_external(tensor) for tensor in self.constants.values())
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """The real inputs: those that are not initializers as well."""
+        return [v for v in self.proto.graph.input if v.name not in self.constants]
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The bodies of an If, Loop, Scan or any other node that has graphs as attributes."""
+    found: list[GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            found.append(attribute.g)
+        elif attribute.type == AttributeProto.GRAPHS:
+            found.extend(attribute.graphs)
+    return found
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """`graph` and all graphs inside its nodes, outermost first."""
+    todo = [graph]
+    while todo:
+        graph = todo.pop()
+        yield graph
+        for node in graph.node:
+            if node.attribute:
+                todo.extend(subgraphs(node))
+
+
+def captured(graph: GraphProto) -> set[str]:
+    """Names that `graph` or a graph inside it reads from outside."""
+    free: set[str] = set()
+    own: set[str] = set()
+    for inner in graphs(graph):
+        own.update(v.name for v in inner.input)
+        own.update(t.name for t in inner.initializer)
+        own.update(name for node in inner.node for name in node.output)
+    for inner in graphs(graph):
+        free.update(name for node in inner.node for name in node.input)
+        free.update(v.name for v in inner.output)
+    return free - own - {""}
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """True where the tensor's bytes are in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
+    """The value of `tensor`, read from its file where it is external."""
+    try:
+        return numpy_helper.to_array(tensor, str(base_dir))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BrokenModel(
+            f"tensor {name or tensor.name!r} can't be read ({reason}); the file may be truncated"
+        ) from error
+
+
+def constant_tensor(node: NodeProto) -> TensorProto:
+    """The tensor of a Constant node, whichever attribute holds it."""
+    name = node.output[0]
+    for a in node.attribute:
+        if a.name == "value":
+            tensor: TensorProto = a.t
+            return tensor
+        if a.name == "value_float":
+            return numpy_helper.from_array(np.array(a.f, dtype=np.float32), name)
+        if a.name == "value_floats":
+            return numpy_helper.from_array(np.array(a.floats, dtype=np.float32), name)
+        if a.name == "value_int":
+            return numpy_helper.from_array(np.array(a.i, dtype=np.int64), name)
+        if a.name == "value_ints":
+            return numpy_helper.from_array(np.array(a.ints, dtype=np.int64), name)
+        if a.name == "value_string":
+            return onnx.helper.make_tensor(name, TensorProto.STRING, [], [a.s])
+        if a.name == "value_strings":
+            return onnx.helper.make_tensor(name, TensorProto.STRING, [len(a.strings)], a.strings)
+    raise BrokenModel(f"Constant node of {name!r} holds no value that can be read")
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of `node` by name, as Python values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def node_name(node: NodeProto) -> str:
+    """What to call `node` in a message: its name, or its first output's."""
+    return node.name or next((name for name in node.output if name), "unnamed")

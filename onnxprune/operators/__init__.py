@@ -1,0 +1,31 @@
+"""Python rules: operators whose axes depend on values, attributes or ranks.
+
+Each is one short function over an `Op`; the tables name it with `function = "name"`. A module
+holds one family.
+"""
+
+from . import (
+    control,
+    elementwise,
+    generators,
+    linear,
+    normalise,
+    quantised,
+    recurrent,
+    reshaping,
+    runs,
+    spatial,
+)
+
+__all__ = [
+    "control",
+    "elementwise",
+    "generators",
+    "linear",
+    "normalise",
+    "quantised",
+    "recurrent",
+    "reshaping",
+    "runs",
+    "spatial",
+]

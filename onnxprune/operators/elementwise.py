@@ -1,0 +1,34 @@
+"""Elementwise operators that keep zero for some values of their operands only."""
+
+from __future__ import annotations
+
+from ..infer import Op
+from ..tables import function
+from ..values import is_number
+
+
+def _scalar(op: Op, i: int, attribute: str, default: float) -> float | None:
+    """A number from operand `i`, or from the attribute that older opsets have; None: unknown."""
+    if op.has(i):
+        value = op.value(i)
+        if value is None or value.size != 1 or not is_number(value.ravel().tolist()[0]):
+            return None
+        return float(value.ravel()[0])
+    return float(op.attr(attribute, default))
+
+
+@function("clip")
+def clip(op: Op) -> None:
+    low = _scalar(op, 1, "min", -1.0)
+    high = _scalar(op, 2, "max", 1.0)
+    if low is None or high is None or low > 0 or high < 0:
+        op.loses_zero()
+    op.out(op.axes(0))
+
+
+@function("pow")
+def power(op: Op) -> None:
+    exponent = op.network.value_of(op.node.input[1])
+    if exponent is None or not all(is_number(e) and e > 0 for e in exponent.ravel().tolist()):
+        op.loses_zero()
+    op.out(op.broadcast([op.axes(0), op.axes(1)]))

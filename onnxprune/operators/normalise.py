@@ -1,0 +1,165 @@
+"""Normalisation, softmax, and reductions."""
+
+from __future__ import annotations
+
+from ..axes import Dim
+from ..infer import Op, Unsure
+from ..tables import function
+
+
+@function("layer_norm")
+def layer_norm(op: Op) -> None:
+    """LayerNormalization and RMSNormalization: statistics over the axes from `axis` on."""
+    axes = op.axes(0)
+    at = op.axis(-1, len(axes))
+    _normalised(op, at)
+    out = [*axes[:at], *(Dim(1) for _ in axes[at:])]
+    op.out(axes)
+    op.out(out, 1)
+    op.out(out, 2)
+
+
+@function("skip_layer_norm")
+def skip_layer_norm(op: Op) -> None:
+    """SkipLayerNormalization: input, skip, gamma, (beta), (bias); its fourth output is the sum."""
+    axes = op.axes(0)
+    for a, b in zip(reversed(axes), reversed(op.axes(1)), strict=False):
+        if b.size != 1 or a.size == 1:
+            op.unify(a, b)
+    for i in range(2, len(op.node.input)):
+        if op.has(i):
+            op.unify(op.axes(i)[-1], axes[-1])
+    op.statistical(axes[-1])
+    op.role(axes[-1], "hidden")
+    op.out(axes)
+    for i in (1, 2):
+        op.out([*axes[:-1], Dim(1)], i)
+    op.out(axes, 3)
+
+
+def _normalised(op: Op, at: int) -> None:
+    axes = op.axes(0)
+    for i in (1, 2):
+        if op.has(i):
+            for axis, own in zip(reversed(op.axes(i)), reversed(axes), strict=False):
+                if axis.size != 1:
+                    op.unify(axis, own)
+    for axis in axes[at:]:
+        op.statistical(axis)
+        op.role(axis, "hidden")
+
+
+@function("batch_norm")
+def batch_norm(op: Op) -> None:
+    """`n c *s, c, c, c, c -> n c *s`; later outputs hold statistics of a training step."""
+    axes = op.axes(0)
+    if len(axes) < 2:
+        raise Unsure("its input has no channel axis")
+    for i in range(1, 5):
+        (vector,) = op.axes(i)
+        op.unify(vector, axes[1])
+    op.out(axes)
+    for i in range(1, len(op.node.output)):
+        op.out([axes[1]], i)
+
+
+@function("softmax")
+def softmax(op: Op) -> None:
+    """Softmax, LogSoftmax, Hardmax. Before opset 13 all axes from `axis` on are one."""
+    axes = op.axes(0)
+    old = op.network.model.opset < 13
+    at = op.axis(1 if old else -1, len(axes))
+    op.pin_all(axes[at:] if old else axes[at : at + 1], f"{op.node.op_type} over it")
+    op.out(axes)
+
+
+def _reduced(op: Op) -> tuple[list[int], bool]:
+    rank = len(op.axes(0))
+    where = op.ints(1, "axes")
+    if not where:
+        where = [] if op.attr("noop_with_empty_axes", 0) else list(range(rank))
+    return [i % rank for i in where], bool(op.attr("keepdims", 1))
+
+
+@function("reduce_sum")
+def reduce_sum(op: Op) -> None:
+    """ReduceSum, ReduceSumSquare, ReduceL1, ReduceL2: exact where what is removed is zero."""
+    axes = op.axes(0)
+    where, kept = _reduced(op)
+    op.contract(*(axes[i] for i in where))
+    _reduce_out(op, where, kept)
+
+
+@function("reduce_statistic")
+def reduce_statistic(op: Op) -> None:
+    """ReduceMean, ReduceMax, ReduceMin, ReduceLogSumExp...: a statistic over the axis."""
+    axes = op.axes(0)
+    where, kept = _reduced(op)
+    for i in where:
+        op.statistical(axes[i])
+    if op.node.op_type == "ReduceMean":
+        for i in where:
+            op.role(axes[i], "normalised")
+    _reduce_out(op, where, kept)
+
+
+@function("reduce_pinned")
+def reduce_pinned(op: Op) -> None:
+    """ReduceProd, ReduceLogSum: a factor that is missing has no neutral stand-in."""
+    axes = op.axes(0)
+    where, kept = _reduced(op)
+    op.pin_all((axes[i] for i in where), f"{op.node.op_type} over it")
+    _reduce_out(op, where, kept)
+
+
+def _reduce_out(op: Op, where: list[int], kept: bool) -> None:
+    axes = op.axes(0)
+    op.out(
+        [Dim(1) if i in where else axis for i, axis in enumerate(axes) if kept or i not in where]
+    )
+
+
+@function("arg_reduce")
+def arg_reduce(op: Op) -> None:
+    """ArgMax, ArgMin: the result is a position."""
+    axes = op.axes(0)
+    at = op.axis(0, len(axes))
+    op.pin(axes[at], f"{op.node.op_type} gives a position in it")
+    _reduce_out(op, [at], bool(op.attr("keepdims", 1)))
+
+
+@function("along_pinned")
+def along_pinned(op: Op) -> None:
+    """Operators of one input whose positions matter along `axis` only."""
+    axes = op.axes(0)
+    at = op.axis(-1, len(axes))
+    op.pin(axes[at], f"{op.node.op_type} along it")
+    op.out(axes)
+
+
+@function("cum_sum")
+def cum_sum(op: Op) -> None:
+    axes = op.axes(0)
+    where = op.ints(1) or [0]
+    op.pin(axes[where[0] % len(axes)], "summed position by position")
+    op.out(axes)
+
+
+@function("lp_normalisation")
+def lp_normalisation(op: Op) -> None:
+    axes = op.axes(0)
+    op.statistical(axes[op.axis(-1, len(axes))])
+    op.out(axes)
+
+
+@function("top_k")
+def top_k(op: Op) -> None:
+    axes = list(op.axes(0))
+    at = op.axis(-1, len(axes))
+    op.pin(axes[at], "the largest are picked from it")
+    k = op.ints(1, "k") if not op.has(1) or op.value(1) is not None else None
+    hint = op.out_shape()
+    axes[at] = op.network.symbol(k[0] if k else hint[at] if hint else None)
+    op.pin(axes[at], "in order of size")
+    op.out(axes)
+    op.out(axes, 1)

@@ -1,0 +1,266 @@
+"""Operators that rearrange axes: Reshape and its kin, Transpose, Expand, Tile, Shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..axes import Axis, Dim, Product, factor, product, resolve
+from ..infer import Axes, Op, Unsure
+from ..tables import function
+from ..values import UNKNOWN, Size, is_number, resolved, shape_range, size_of
+
+
+@function("transpose")
+def transpose(op: Op) -> None:
+    axes = op.axes(0)
+    perm = op.attr("perm") or list(reversed(range(len(axes))))
+    if sorted(perm) != list(range(len(axes))):
+        raise Unsure(f"perm {perm} is not a permutation of {len(axes)} axes")
+    op.out([axes[i] for i in perm])
+
+
+@function("unsqueeze")
+def unsqueeze(op: Op) -> None:
+    axes = list(op.axes(0))
+    where = op.ints(1, "axes") or []
+    rank = len(axes) + len(where)
+    for at in sorted(i % rank for i in where):
+        axes.insert(at, Dim(1))
+    op.out(axes)
+
+
+@function("squeeze")
+def squeeze(op: Op) -> None:
+    axes = op.axes(0)
+    where = op.ints(1, "axes")
+    if where is None:
+        # Without axes it removes every axis of size 1, those that pruning makes included.
+        if any(axis.size is None for axis in axes):
+            raise Unsure("Squeeze without axes, on sizes that are only known at run time")
+        where = [i for i, axis in enumerate(axes) if axis.size == 1]
+        op.pin_all(axes, "Squeeze without axes would drop an axis that shrinks to 1")
+    dropped = {i % len(axes) for i in where}
+    op.out([axis for i, axis in enumerate(axes) if i not in dropped])
+
+
+@function("flatten")
+def flatten(op: Op) -> None:
+    axes = op.axes(0)
+    at = int(op.attr("axis", 1))
+    at = at + len(axes) if at < 0 else at
+    op.out([product(axes[:at]), product(axes[at:])])
+
+
+@function("reshape")
+def reshape(op: Op) -> None:
+    axes = op.axes(0)
+    if op.has(1):
+        value = op.value(1)
+        if value is None:
+            target: list[Any] = [UNKNOWN] * len(op.out_fresh())
+        else:
+            target = value.ravel().tolist()
+        slot: int | str = 1
+    else:
+        target, slot = list(op.attr("shape", [])), "shape"
+    sizes: list[Any] = []
+    for i, element in enumerate(target):
+        if is_number(element) and int(element) == 0 and not op.attr("allowzero", 0):
+            if i >= len(axes):
+                raise Unsure(f"the target {target} copies an axis that the input does not have")
+            element = size_of(axes[i])
+        sizes.append(int(element) if is_number(element) else element)
+    out = regroup(op, axes, sizes)
+    op.out(out)
+    op.patch(
+        slot,
+        {
+            i: axis
+            for i, (axis, element) in enumerate(zip(out, target, strict=True))
+            if not (is_number(element) and int(element) in (0, -1)) and axis.size is not None
+        },
+    )
+
+
+def regroup(op: Op, axes: Axes, sizes: list[Any]) -> Axes:
+    """The axes of a row-major reshape of `axes` to `sizes`, of which one may be -1 or unknown.
+
+    Input and output are read as lists of factors, matched from the left and then from the right;
+    what is left between (where a size is known at run time only) is pinned.
+    """
+    if any(axis.size == 0 for axis in axes):
+        raise Unsure("an axis of its input is empty")
+    factors = [f for axis in axes for f in _factors(axis) if f.size != 1]
+    unknown = [i for i, size in enumerate(sizes) if size is UNKNOWN or size == -1]
+    if len(unknown) == 1:
+        total: Any = 1
+        for axis in axes:
+            total = total * size_of(axis)
+        for i, size in enumerate(sizes):
+            if i not in unknown:
+                total = total // size if size != 0 and total is not UNKNOWN else UNKNOWN
+        sizes = [total if i in unknown else size for i, size in enumerate(sizes)]
+    out: list[list[Axis]] = [[] for _ in sizes]
+    left = _match(factors, sizes, out, range(len(sizes)), front=True)
+    if left is None:
+        return [product(each) if each else Dim(1) for each in out]
+    # `left` sizes were matched from the front; the rest from the back.
+    back = _match(factors, sizes, out, range(len(sizes) - 1, left - 1, -1), front=False)
+    done = len(sizes) if back is None else back + 1
+    op.pin_all(factors, "merged or split in a way that is only known at run time")
+    result: Axes = []
+    declared = op.network.shapes.get(op.node.output[0])
+    for i, each in enumerate(out):
+        if i < left or i >= done:
+            result.append(product(each) if each else Dim(1))
+        else:
+            size = sizes[i] if isinstance(sizes[i], int) and sizes[i] >= 0 else None
+            if size is None and declared is not None and len(declared) == len(sizes):
+                fresh: Axis = op.network.symbol(declared[i])
+            else:
+                fresh = op.network.symbol(size)
+            op.pin(fresh, "merged or split in a way that is only known at run time")
+            result.append(fresh)
+    return result
+
+
+def _factors(axis: Axis) -> list[Axis]:
+    axis = resolve(axis)
+    return list(axis.parts) if isinstance(axis, Product) else [axis]
+
+
+def _match(
+    factors: list[Axis], sizes: list[Any], out: list[list[Axis]], order: range, front: bool
+) -> int | None:
+    """Give factors to the output axes in `order`, taking them from one end of `factors`.
+
+    Returns None when all of them were given, else the first place where it could not go on (its
+    factors are left in `factors`).
+    """
+    end = 0 if front else -1
+    for i in order:
+        wanted = sizes[i]
+        taken: list[Axis] = []
+        start = list(factors)
+        while wanted != 1:
+            got = _take(factors, wanted, end)
+            if got is None:
+                factors[:] = start
+                return i
+            taken.append(got)
+            wanted = _divide(wanted, size_of(got))
+        out[i] = taken if front else taken[::-1]
+    return None if not factors else (order[-1] + 1 if front else order[-1])
+
+
+def _divide(size: Any, by: Any) -> Any:
+    return size // by
+
+
+def _take(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
+    """Take from one end of `factors` a factor that divides `wanted`; None where there is none."""
+    if not factors or wanted is UNKNOWN or wanted == -1 or wanted == 0:
+        return None
+    first = resolve(factors[end])
+    if isinstance(first, Product):
+        factors[end : end + 1 or None] = list(first.parts)
+        first = resolve(factors[end])
+    if first.size is None:
+        if isinstance(wanted, Size) and isinstance(first, Dim) and first in resolved(wanted):
+            return factors.pop(end)
+        return None
+    number = wanted.factor if isinstance(wanted, Size) else wanted
+    size = first.size
+    if size and number % size == 0:
+        return factors.pop(end)
+    if isinstance(wanted, int) and size % wanted == 0 and size:
+        outer, inner = factor(first, size // wanted) if end == 0 else factor(first, wanted)
+        factors[end] = inner if end == 0 else outer
+        return outer if end == 0 else inner
+    return _take_block(factors, wanted, end)
+
+
+def _take_block(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
+    """`wanted` and the next factor have no common form alone: merge factors until they have.
+
+    `[6, 4]` read as `[8, 3]` merges 6 and 4, and leaves it to the algebra to pin what can't be cut.
+    """
+    if not isinstance(wanted, int) or len(factors) < 2:
+        return None
+    merged: list[Axis] = []
+    size = 1
+    while factors and factors[end].size is not None and size % wanted:
+        merged.append(factors.pop(end))
+        size *= merged[-1].size or 1
+    if size % wanted:
+        factors[:] = merged + factors if end == 0 else factors + merged[::-1]
+        return None
+    block = product(merged if end == 0 else merged[::-1])
+    outer, inner = factor(block, size // wanted) if end == 0 else factor(block, wanted)
+    factors.insert(0 if end == 0 else len(factors), inner if end == 0 else outer)
+    return outer if end == 0 else inner
+
+
+@function("expand")
+def expand(op: Op) -> None:
+    axes = op.axes(0)
+    value = op.value(1)
+    target: list[Any] = (
+        value.ravel().tolist() if value is not None else [UNKNOWN] * len(op.out_fresh())
+    )
+    rank = max(len(axes), len(target))
+    hint = op.out_shape()
+    out: Axes = []
+    patch: dict[int | None, Axis] = {}
+    for at in range(rank):
+        axis = axes[at - rank + len(axes)] if at >= rank - len(axes) else Dim(1)
+        place = at - rank + len(target)
+        element = target[place] if place >= 0 else 1
+        if is_number(element) and int(element) == 1:
+            out.append(axis)
+            continue
+        if axis.size == 1:
+            if is_number(element):
+                fresh: Axis = Dim(int(element))
+            elif isinstance(element, Size) and element.factor == 1 and len(element.dims) == 1:
+                fresh = element.dims[0]
+            else:
+                fresh = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
+            out.append(fresh)
+        else:
+            if axis.size is not None and not is_number(element):
+                op.pin(axis, "expanded to a size that is only known at run time")
+            out.append(axis)
+        if is_number(element):
+            patch[place] = out[-1]
+    op.out(out)
+    op.patch(1, patch)
+
+
+@function("tile")
+def tile(op: Op) -> None:
+    axes = op.axes(0)
+    repeats = op.ints(1)
+    if repeats is None or len(repeats) != len(axes):
+        raise Unsure("the number of repeats is only known at run time")
+    op.out(
+        [
+            axis if n == 1 else product((op.fixed(n, "copies made by Tile"), axis))
+            for axis, n in zip(axes, repeats, strict=True)
+        ]
+    )
+
+
+@function("shape")
+def shape(op: Op) -> None:
+    axes = op.axes(0)
+    start, end = shape_range(op, len(axes))
+    op.network.shape_nodes.append((op.node, list(axes[start:end])))
+    op.out([Dim(end - start)])
+    op.pin_all(op.network.axes[op.node.output[0]] or (), "one element for each axis")
+
+
+@function("size")
+def size(op: Op) -> None:
+    op.pin_all(op.axes(0), "its number of elements is computed with")
+    op.out([])

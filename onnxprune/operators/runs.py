@@ -1,0 +1,239 @@
+"""Operators on runs of an axis: Concat, Split, Slice, Pad, Gather and their kin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..axes import Axis, Dim, concat, is_pinned, split
+from ..infer import Axes, Op, Unsure
+from ..tables import function
+from ..values import is_number
+
+
+@function("concat")
+def concatenate(op: Op) -> None:
+    operands = [op.axes(i) for i in range(len(op.node.input)) if op.has(i)]
+    rank = len(operands[0])
+    if any(len(axes) != rank for axes in operands):
+        raise Unsure("operands of different ranks")
+    at = op.axis(1, rank)
+    out = list(operands[0])
+    for axes in operands[1:]:
+        for i, axis in enumerate(axes):
+            if i != at:
+                op.unify(out[i], axis)
+    runs = [axes[at] for axes in operands]
+    if all(is_pinned(run) or run.size is None for run in runs):
+        # Nothing to follow: positions, sequences, boxes.
+        sizes = [run.size for run in runs]
+        hint = op.out_shape()
+        if None in sizes:
+            out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
+        else:
+            out[at] = op.fixed(sum(s for s in sizes if s), "made of runs that are pinned")
+    else:
+        for run in runs:
+            if run.size is None:
+                op.pin_all(runs, "laid end to end with a run of a size only known at run time")
+        out[at] = concat(runs)
+    op.out(out)
+
+
+@function("split")
+def split_runs(op: Op) -> None:
+    axes = op.axes(0)
+    at = op.axis(0, len(axes))
+    axis = axes[at]
+    outputs = len(op.node.output)
+    sizes = op.ints(1, "split")
+    given = sizes is not None
+    if axis.size is None:
+        for i in range(outputs):
+            out = list(axes)
+            shape = op.out_shape(i)
+            out[at] = op.network.symbol(shape[at] if shape else None)
+            op.out(out, i)
+        return
+    if sizes is None:
+        each = -(-axis.size // outputs)
+        sizes = [min(each, axis.size - i * each) for i in range(outputs)]
+    if sum(sizes) != axis.size or len(sizes) != outputs or min(sizes) < 0:
+        raise Unsure(f"cannot split {axis.size} in {sizes}")
+    runs: Axes = []
+    rest: Axis = axis
+    for each in sizes:
+        run, rest = split(rest, each)
+        runs.append(run)
+    for i, run in enumerate(runs):
+        out = list(axes)
+        out[at] = run
+        op.out(out, i)
+    slot: int | str = 1 if op.network.model.opset >= 13 else "split"
+    if given or not is_pinned(axis):
+        op.patch(slot, dict(enumerate(runs)))
+
+
+@function("slice")
+def slice_runs(op: Op) -> None:
+    axes = list(op.axes(0))
+    attributes = not op.has(1)
+    starts = _elements(op, 1, "starts")
+    ends = _elements(op, 2, "ends")
+    where = [int(i) for i in _elements(op, 3, "axes") or range(len(starts))]
+    steps = _elements(op, 4, None) or [1] * len(starts)
+    hint = op.out_shape()
+    first: dict[int | None, Axis] = {}
+    last: dict[int | None, Axis] = {}
+    for i, (start, end, at, step) in enumerate(zip(starts, ends, where, steps, strict=True)):
+        at %= len(axes)
+        axis = axes[at]
+        size = axis.size
+        known = size is not None and all(map(is_number, (start, end, step)))
+        if known and size is not None and (start, step) == (0, 1) and end >= size:
+            if end == size:
+                last[i] = axis
+            continue
+        whole = is_number(start) and (start, step) == (0, 1) and is_number(end)
+        if size is None and whole and end >= 2**31 - 1:
+            continue  # all of it, whatever its size is
+        if not known or step != 1 or is_pinned(axis) or size is None:
+            op.pin(
+                axis,
+                "cut at positions that only the run time knows"
+                if not known
+                else f"cut with step {step}",
+            )
+            count = None
+            if known and size is not None:
+                count = len(
+                    range(*slice(int(start), _stop(end, step, size), int(step)).indices(size))
+                )
+            declared = hint[at] if hint and len(hint) == len(axes) else None
+            axes[at] = op.network.symbol(count if count is not None else declared)
+            op.pin(axes[at], "a run of an axis that is pinned")
+            continue
+        begin, stop, _ = slice(int(start), int(end), 1).indices(size)
+        left, rest = split(axis, begin)
+        run, right = split(rest, max(0, stop - begin))
+        axes[at] = run
+        if start < 0 or end < 0:
+            # Negative bounds count from the end; they are written from the front, which says the
+            # same whatever is removed.
+            pass
+        first[i] = left
+        last[i] = concat((left, run))
+        del right
+    op.out(axes)
+    op.patch("starts" if attributes else 1, first)
+    op.patch("ends" if attributes else 2, last)
+
+
+def _stop(end: Any, step: Any, size: int) -> int | None:
+    return None if step < 0 and end < -size else int(end)
+
+
+def _elements(op: Op, i: int, attribute: str | None) -> list[Any]:
+    if op.has(i):
+        value = op.value(i)
+        if value is None:
+            raise Unsure(f"operand {op.node.input[i]!r} is computed at run time")
+        found: list[Any] = value.ravel().tolist()
+        return found
+    return list(op.attr(attribute) or ()) if attribute else []
+
+
+@function("pad")
+def pad(op: Op) -> None:
+    axes = list(op.axes(0))
+    mode = op.attr("mode", "constant")
+    value = op.value(1) if op.has(1) else None
+    if op.has(1) and (value is None or not all(map(is_number, value.ravel().tolist()))):
+        op.pin_all(axes, "padded by widths that only the run time knows")
+        op.out([op.network.symbol(None) for _ in axes])
+        return
+    pads = op.ints(1, "pads" if op.attr("pads") is not None else "paddings") or []
+    where = [i % len(axes) for i in (op.ints(3) or range(len(axes)))]
+    fill = op.value(2) if op.has(2) else None
+    if float(op.attr("value", 0.0)) != 0 or (op.has(2) and (fill is None or fill.any())):
+        op.loses_zero()
+    patch: dict[int | None, Axis] = {}
+    for i, at in enumerate(where):
+        before, after = pads[i], pads[i + len(where)]
+        axis = axes[at]
+        if (before, after) == (0, 0):
+            continue
+        if axis.size is None or is_pinned(axis) or mode != "constant" or min(before, after) < 0:
+            op.pin(axis, f"padded ({mode})")
+            size = None if axis.size is None else axis.size + before + after
+            axes[at] = op.network.symbol(size)
+            op.pin(axes[at], f"padded ({mode})")
+            continue
+        runs = Dim(before), axis, Dim(after)
+        axes[at] = concat(runs)
+        patch[i], patch[i + len(where)] = runs[0], runs[2]
+    op.out(axes)
+    op.patch(1 if op.has(1) else "pads", patch)
+
+
+@function("gather")
+def gather(op: Op) -> None:
+    data, indices = op.axes(0), op.axes(1)
+    at = op.axis(0, len(data))
+    op.pin(data[at], "picked by index")
+    op.pin_all(indices, "indices are values, not channels")
+    op.out([*data[:at], *indices, *data[at + 1 :]])
+
+
+@function("gather_elements")
+def gather_elements(op: Op) -> None:
+    """Along every axis but one, data and indices run side by side, but may be of unlike lengths."""
+    op.pin_all((*op.axes(0), *op.axes(1)), "picked by index")
+    op.out(op.axes(1))
+
+
+@function("gather_nd")
+def gather_nd(op: Op) -> None:
+    data, indices = op.axes(0), op.axes(1)
+    batch = int(op.attr("batch_dims", 0))
+    width = indices[-1].size
+    op.pin_all(indices, "indices are values, not channels")
+    if width is None:
+        raise Unsure("the number of indexed axes is only known at run time")
+    for i in range(batch):
+        op.unify(data[i], indices[i])
+    op.pin_all(data[: batch + width], "picked by index")
+    op.out([*indices[:-1], *data[batch + width :]])
+
+
+@function("scatter_nd")
+def scatter_nd(op: Op) -> None:
+    data, indices, updates = op.axes(0), op.axes(1), op.axes(2)
+    width = indices[-1].size
+    op.pin_all(indices, "indices are values, not channels")
+    if width is None:
+        raise Unsure("the number of indexed axes is only known at run time")
+    op.pin_all(data[:width], "written by index")
+    op.pin_all(updates[: len(indices) - 1], "written by index")
+    for a, b in zip(data[width:], updates[len(indices) - 1 :], strict=True):
+        op.unify(a, b)
+    op.out(data)
+
+
+@function("scatter_elements")
+def scatter_elements(op: Op) -> None:
+    op.pin_all((*op.axes(0), *op.axes(1), *op.axes(2)), "written by index")
+    op.out(op.axes(0))
+
+
+@function("one_hot")
+def one_hot(op: Op) -> None:
+    axes = list(op.axes(0))
+    depth = op.value(1)
+    at = int(op.attr("axis", -1))
+    at = at + len(axes) + 1 if at < 0 else at
+    known = depth is not None and is_number(depth.ravel().tolist()[0])
+    size = int(depth.ravel().tolist()[0]) if known and depth is not None else None
+    op.pin_all(axes, "indices are values, not channels")
+    classes = op.network.symbol(size)
+    op.pin(classes, "one for each class")
+    op.out([*axes[:at], classes, *axes[at:]])

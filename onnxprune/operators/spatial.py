@@ -1,0 +1,71 @@
+"""Operators on images: Resize, DepthToSpace, and channels moved to space."""
+
+from __future__ import annotations
+
+from ..axes import Axis, product
+from ..infer import Axes, Op, Unsure
+from ..tables import function
+from ..values import is_number
+
+
+@function("resize")
+def resize(op: Op) -> None:
+    """Resize and Upsample: axes of scale 1 pass; along all others positions matter."""
+    axes = op.axes(0)
+    modern = len(op.node.input) > 2
+    scales = op.value(2 if modern else 1) if op.has(2 if modern else 1) else None
+    sizes = op.value(3) if op.has(3) else None
+    where = [i % len(axes) for i in (op.attr("axes") or range(len(axes)))]
+    hint = op.out_shape()
+    given: list[float] = list(op.attr("scales") or ())
+    if scales is not None and scales.size:
+        given = scales.ravel().tolist()
+    elif sizes is None and not given and op.has(2 if modern else 1) and not op.has(3):
+        raise Unsure("its scales are computed at run time")
+    out: Axes = list(axes)
+    patch: dict[int | None, Axis] = {}
+    for i, at in enumerate(where):
+        axis = axes[at]
+        if given:
+            same = i < len(given) and given[i] == 1
+        else:
+            element = sizes.ravel().tolist()[i] if sizes is not None else None
+            same = (is_number(element) and element == axis.size) or (at < 2 and axis.size is None)
+            if is_number(element) and same:
+                patch[i] = axis
+        if same and op.attr("keep_aspect_ratio_policy", "stretch") == "stretch":
+            continue
+        op.pin(axis, "interpolated along it")
+        out[at] = op.network.symbol(hint[at] if hint and len(hint) == len(axes) else None)
+        op.pin(out[at], "interpolated along it")
+    op.out(out)
+    if op.has(3):
+        op.patch(3, patch)
+
+
+@function("depth_to_space")
+def depth_to_space(op: Op) -> None:
+    n, channels, height, width = op.axes(0)
+    block = int(op.attr("blocksize"))
+    if channels.size is None:
+        raise Unsure("the number of channels is only known at run time")
+    b1, b2 = (op.fixed(block, "becomes a position in space") for _ in range(2))
+    rest = op.network.symbol(channels.size // block**2)
+    order = (b1, b2, rest) if op.attr("mode", "DCR") == "DCR" else (rest, b1, b2)
+    op.unify(product(order), channels)
+    op.pin_all((height, width), "spatial")
+    op.out([n, rest, product((height, b1)), product((width, b2))])
+
+
+@function("space_to_depth")
+def space_to_depth(op: Op) -> None:
+    n, channels, height, width = op.axes(0)
+    block = int(op.attr("blocksize"))
+    op.pin_all((height, width), "spatial")
+    b1, b2 = (op.fixed(block, "was a position in space") for _ in range(2))
+    smaller = [
+        op.network.symbol(None if axis.size is None else axis.size // block)
+        for axis in (height, width)
+    ]
+    op.pin_all(smaller, "spatial")
+    op.out([n, product((b1, b2, channels)), *smaller])

@@ -1,0 +1,292 @@
+"""The plan: which indices of which dims are kept. Plain JSON, readable, replayable.
+
+A plan names each group once, with its kept indices, and says for every constant that changes how
+its axes are made of groups, so the kept positions of each tensor follow without the model:
+
+    "conv2.weight": {"0": "conv2.weight", "1": ["*", "conv1.weight#2", "conv1.weight"]}
+
+An axis is a group's name, a number (a run that stays whole), `["+", ...]` (runs end to end) or
+`["*", ...]` (a row-major product).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .axes import Axis, Concat, Dim, Index, resolve
+from .errors import PlanMismatch, UsageError
+from .groups import Group
+from .importance import Scores
+from .infer import Network
+from .rewrite import Choice, tensor_positions
+
+SCHEMA = 1
+
+
+@dataclass
+class PlannedGroup:
+    """What is kept of one group."""
+
+    name: str
+    size: int
+    kept: list[int]
+    #: `exact` or `statistical`
+    kind: str
+    role: str
+    #: One score for each of the group's `size` channels.
+    scores: list[float]
+    #: (tensor, axis) of every member.
+    members: list[tuple[str, int]]
+
+
+@dataclass
+class Plan:
+    """A complete choice of channels for one model, or for others of the same structure."""
+
+    model: dict[str, Any]
+    options: dict[str, Any]
+    groups: list[PlannedGroup]
+    #: How the axes of every tensor that changes are made of groups.
+    tensors: dict[str, dict[str, Any]]
+    version: str = ""
+    schema: int = SCHEMA
+    #: Reference names that loading made, by the tensor that they are copies of.
+    copies: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def kept(self) -> dict[str, dict[int, Index]]:
+        """`{constant: {axis: int64 array of kept positions}}`, for the axes that are pruned.
+
+        The names are those of the reference: an initializer, or a Constant node's output.
+        """
+        chosen = {group.name: np.array(group.kept, dtype=np.int64) for group in self.groups}
+        sizes = {group.name: group.size for group in self.groups}
+        try:
+            return {
+                tensor: {
+                    int(axis): _positions(spelled, chosen, sizes)[0]
+                    for axis, spelled in axes.items()
+                }
+                for tensor, axes in self.tensors.items()
+            }
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UsageError(f"the plan is damaged: {error}") from error
+
+    def to_state_dict_slices(self) -> dict[str, list[tuple[int, list[int]]]]:
+        """For each parameter the `(axis, indices)` to select, to cut a checkpoint of these names.
+
+        for name, slices in plan.to_state_dict_slices().items():
+            for axis, indices in slices:
+                state[name] = state[name].index_select(axis, torch.tensor(indices))
+        """
+        return {
+            name: [(axis, index.tolist()) for axis, index in axes.items()]
+            for name, axes in self.kept.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, in a fixed order."""
+        return {
+            "schema": self.schema,
+            "version": self.version,
+            "model": self.model,
+            "options": self.options,
+            "groups": [asdict(group) for group in self.groups],
+            "tensors": self.tensors,
+            "copies": self.copies,
+        }
+
+    def to_json(self) -> str:
+        """The document that `save` writes; the same plan always gives the same text."""
+        head = {key: value for key, value in self.to_dict().items() if key != "groups"}
+        text = json.dumps(head, indent=1, ensure_ascii=False)
+        # One line for each group, so that a person can read the file and a tool can compare two.
+        groups = ",\n  ".join(json.dumps(asdict(g), ensure_ascii=False) for g in self.groups)
+        return text[:-2] + ',\n "groups": [\n  ' + groups + "\n ]\n}\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, replacing what is there."""
+        from .saving import write_atomically
+
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan. Raises UsageError where the file is not one."""
+        try:
+            document = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise UsageError(f"{path}: the plan can't be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{path}: not a plan: {error}") from None
+        return cls.from_dict(document, str(path))
+
+    @classmethod
+    def from_dict(cls, document: Any, source: str = "plan") -> Plan:
+        """A plan from its JSON document. Raises UsageError where it is not one."""
+        if not isinstance(document, dict) or "schema" not in document:
+            raise UsageError(f"{source}: not a plan (it names no schema)")
+        if document["schema"] != SCHEMA:
+            raise UsageError(
+                f"{source}: a plan of schema {document['schema']}; this version reads {SCHEMA}"
+            )
+        try:
+            groups = [
+                PlannedGroup(
+                    **{**group, "members": [(str(t), int(a)) for t, a in group["members"]]}
+                )
+                for group in document["groups"]
+            ]
+            for group in groups:
+                kept = np.array(group.kept)
+                if (
+                    kept.size == 0
+                    or kept.min() < 0
+                    or kept.max() >= group.size
+                    or (np.diff(kept) <= 0).any()
+                ):
+                    raise ValueError(f"kept indices of {group.name!r} are out of range or order")
+            plan = cls(
+                dict(document["model"]),
+                dict(document["options"]),
+                groups,
+                dict(document["tensors"]),
+                str(document.get("version", "")),
+                SCHEMA,
+                dict(document.get("copies", {})),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{source}: the plan is damaged: {error}") from error
+        _ = plan.kept
+        return plan
+
+
+def _positions(
+    spelled: Any, chosen: Mapping[str, Index], sizes: Mapping[str, int]
+) -> tuple[Index, int]:
+    """The kept positions of a spelled axis, and its original size."""
+    if isinstance(spelled, str):
+        return chosen[spelled], sizes[spelled]
+    if isinstance(spelled, int):
+        return np.arange(spelled, dtype=np.int64), spelled
+    parts = [_positions(part, chosen, sizes) for part in spelled[1:]]
+    if spelled[0] == "+":
+        offsets = np.cumsum([0, *(size for _, size in parts)])
+        return (
+            np.concatenate([index + at for (index, _), at in zip(parts, offsets, strict=False)]),
+            int(offsets[-1]),
+        )
+    if spelled[0] != "*":
+        raise ValueError(f"unknown axis {spelled!r}")
+    positions, whole = np.zeros(1, dtype=np.int64), 1
+    for index, size in parts:
+        positions = (positions[:, None] * size + index[None, :]).ravel()
+        whole *= size
+    return positions, whole
+
+
+def _spelled(axis: Axis, names: Mapping[Dim, str]) -> Any:
+    axis = resolve(axis)
+    if isinstance(axis, Dim):
+        return names.get(axis, axis.size)
+    parts = [_spelled(part, names) for part in axis.parts]
+    return ["+" if isinstance(axis, Concat) else "*", *parts]
+
+
+def make_plan(
+    network: Network,
+    groups: Sequence[Group],
+    kept: Sequence[Index],
+    scores: Sequence[Scores],
+    options: Mapping[str, Any],
+    version: str,
+) -> Plan:
+    """The plan that keeps `kept[i]` of `groups[i]`. Groups that lose nothing are left out."""
+    planned, names, choice = [], {}, {}
+    for group, index, score in zip(groups, kept, scores, strict=True):
+        if len(index) == group.size:
+            continue
+        names[group.dim], choice[group.dim] = group.name, index
+        planned.append(
+            PlannedGroup(
+                group.name,
+                group.size,
+                index.tolist(),
+                group.kind,
+                group.role,
+                [float(f"{value:.6g}") for value in score],
+                list(dict.fromkeys((m.tensor, m.axis) for m in group.members)),
+            )
+        )
+    tensors = {
+        name: {str(i): _spelled((network.axes.get(name) or [])[i], names) for i in sorted(axes)}
+        for name, axes in tensor_positions(network, choice).items()
+    }
+    model = network.model
+    return Plan(
+        {"sha256": model.sha256, "name": model.path.name if model.path else ""},
+        dict(options),
+        planned,
+        tensors,
+        version,
+        copies={copy: source for copy, source in model.copies.items() if copy in tensors},
+    )
+
+
+def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
+    """The choice that a plan means for a model, which need not be the one that it was made for.
+
+    Every group takes its kept indices from the first of its members that the plan names; then all
+    tensors that both have are compared.
+
+    Raises PlanMismatch where the plan does not fit.
+    """
+    kept = plan.kept
+    choice: dict[Dim, Index] = {}
+    reached: set[str] = set()
+    constants = network.model.constants
+    for name, axes in kept.items():
+        if name not in constants:
+            continue
+        for axis, index in axes.items():
+            dims = list(constants[name].dims)
+            if axis >= len(dims) or index.max() >= dims[axis]:
+                raise PlanMismatch(
+                    f"the plan cuts axis {axis} of {name!r} up to index {index.max()}, but it has"
+                    f" the shape {dims}; the plan was made for another model"
+                )
+    for group in groups:
+        for member in group.members:
+            given = kept.get(member.tensor, {}).get(member.axis)
+            if given is not None:
+                found = np.unique(member.index[given])
+                found = found[found >= 0].astype(np.int64)
+                if 0 < len(found) < group.size:
+                    choice[group.dim] = found
+                break
+    here = tensor_positions(network, choice)
+    for name, axes in kept.items():
+        if name not in constants:
+            continue
+        reached.add(name)
+        for axis, index in axes.items():
+            now = here.get(name, {}).get(axis)
+            if now is None or not np.array_equal(now, index):
+                raise PlanMismatch(
+                    f"the plan does not fit: axis {axis} of {name!r} can't be cut as it says in"
+                    " this model; make a plan of this model with `onnxprune plan`"
+                )
+    for planned in plan.groups:
+        if not any(tensor in reached for tensor, _ in planned.members):
+            raise PlanMismatch(
+                f"the plan does not fit: none of the tensors of group {planned.name!r} is in this"
+                " model; make a plan of this model with `onnxprune plan`"
+            )
+    return choice

@@ -1,0 +1,342 @@
+"""Shape arithmetic: the values of the small integer tensors that shapes are computed with.
+
+A traced model computes its Reshape targets from Shape, Gather, Concat and the like. Here those
+computations are followed symbolically. An element is a number, a `Size` (a number times sizes that
+only the run time knows) or `UNKNOWN`. Sizes known when the file is read are plain numbers, the
+original ones; `rewrite` sees to it that they stay the original ones, so that this arithmetic means
+the same before and after pruning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from .axes import Axis, Concat, Dim, resolve
+
+if TYPE_CHECKING:
+    from .infer import Network, Op
+    from .model import Array
+
+
+class _Unknown:
+    """An element of which nothing is known; so is everything computed from it."""
+
+    def _same(self, *_: object) -> _Unknown:
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _same
+    __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = _same
+    __neg__ = __abs__ = __pow__ = __rpow__ = _same
+
+    def __repr__(self) -> str:
+        return "?"
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass(frozen=True)
+class Size:
+    """`factor` times the sizes of `dims`, which only the run time knows."""
+
+    factor: int
+    dims: tuple[Dim, ...]
+
+    def _times(self, other: object) -> object:
+        if isinstance(other, Size):
+            return Size(self.factor * other.factor, self.dims + other.dims)
+        if isinstance(other, (int, np.integer)):
+            return Size(self.factor * int(other), self.dims) if other else 0
+        return UNKNOWN
+
+    __mul__ = __rmul__ = _times
+
+    def __floordiv__(self, other: object) -> object:
+        if isinstance(other, (int, np.integer)) and other and self.factor % int(other) == 0:
+            return Size(self.factor // int(other), self.dims)
+        if isinstance(other, Size):
+            rest = list(resolved(self))
+            for dim in resolved(other):
+                if dim not in rest:
+                    return UNKNOWN
+                rest.remove(dim)
+            if self.factor % other.factor == 0:
+                factor = self.factor // other.factor
+                return Size(factor, tuple(rest)) if rest else factor
+        return UNKNOWN
+
+    __truediv__ = __floordiv__
+
+    def __add__(self, other: object) -> object:
+        return self if isinstance(other, (int, np.integer)) and other == 0 else UNKNOWN
+
+    __radd__ = __sub__ = __add__
+
+    def _unknown(self, *_: object) -> object:
+        return UNKNOWN
+
+    __rsub__ = __mod__ = __rmod__ = __rfloordiv__ = __rtruediv__ = __neg__ = __abs__ = _unknown
+    __pow__ = __rpow__ = _unknown
+
+
+def resolved(size: Size) -> tuple[Dim, ...]:
+    """The dims of `size` as they are now."""
+    return tuple(dim for dim in map(resolve, size.dims) if isinstance(dim, Dim))
+
+
+def size_of(axis: Axis) -> object:
+    """The size of an axis as an element."""
+    axis = resolve(axis)
+    if axis.size is not None:
+        return axis.size
+    if isinstance(axis, Dim):
+        return Size(1, (axis,))
+    if isinstance(axis, Concat):
+        return UNKNOWN
+    total: Any = 1
+    for part in axis.parts:
+        total = total * size_of(part)
+    return total
+
+
+def is_number(element: object) -> bool:
+    """True where an element is known."""
+    return isinstance(element, (int, float, np.integer, np.floating, bool, np.bool_))
+
+
+def compute(network: Network, op: Op) -> None:
+    """Note the value of a node's output, where the node is shape arithmetic on known values."""
+    node = op.node
+    if node.op_type in ("Shape", "Size"):
+        found: Array | None = OPERATORS[node.op_type](op)
+    else:
+        for name in node.input:
+            if name and name not in network.values and name not in network.model.constants:
+                return
+        operands = [network.value_of(name) if name else None for name in node.input]
+        if any(name and value is None for name, value in zip(node.input, operands, strict=True)):
+            return
+        try:
+            found = OPERATORS[node.op_type](op, *operands)
+        except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, KeyError):
+            return  # malformed or beyond this arithmetic: unknown, so nothing is built on it
+    if found is not None and found.size <= 4096:
+        network.values[node.output[0]] = found
+
+
+def _objects(array: Array) -> Array:
+    return array if array.dtype == object else array.astype(object)
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., Array]:
+    """An elementwise operator of any number of operands."""
+    ufunc: Any = None
+
+    def apply(op: Op, *operands: Array) -> Array:
+        nonlocal ufunc
+        if all(array.dtype != object for array in operands):
+            plain = getattr(function, "numpy", None)
+            if plain is not None:
+                return np.asarray(plain(*operands))
+        if ufunc is None or ufunc.nin != len(operands):
+            ufunc = np.frompyfunc(function, len(operands), 1)
+        return np.asarray(ufunc(*map(_objects, operands)), dtype=object)
+
+    return apply
+
+
+def _div(a: Any, b: Any) -> Any:
+    if isinstance(a, (int, np.integer)) and isinstance(b, (int, np.integer)):
+        return math.trunc(a / b) if abs(a) < 2**52 else a // b  # towards zero, as in C
+    return a // b if isinstance(a, Size) or isinstance(b, Size) else a / b
+
+
+def _numbers(function: Callable[..., Any]) -> Callable[..., Array]:
+    """An elementwise operator that only numbers can go through."""
+    return _each(lambda *xs: function(*xs) if all(map(is_number, xs)) else UNKNOWN)
+
+
+def _where(c: Any, a: Any, b: Any) -> Any:
+    if is_number(c):
+        return a if c else b
+    return a if is_number(a) and is_number(b) and a == b else UNKNOWN
+
+
+def _shape(op: Op) -> Array | None:
+    axes = op.network.axes_of(op.node.input[0])
+    if axes is None:
+        return None
+    start, end = shape_range(op, len(axes))
+    return np.array([size_of(axis) for axis in axes[start:end]] + [None], dtype=object)[:-1]
+
+
+def shape_range(op: Op, rank: int) -> tuple[int, int]:
+    """Which axes a Shape node reads (its `start` and `end`, since opset 15)."""
+    start, end, _ = slice(op.attr("start", 0), op.attr("end")).indices(rank)
+    return start, max(start, end)
+
+
+def _size(op: Op) -> Array | None:
+    axes = op.network.axes_of(op.node.input[0])
+    if axes is None:
+        return None
+    total: Any = 1
+    for axis in axes:
+        total = total * size_of(axis)
+    return np.array(total, dtype=object)
+
+
+def _cast(op: Op, x: Array) -> Array:
+    kind = op.attr("to")
+    if kind in (onnx.TensorProto.STRING,):
+        raise ValueError("no shape is made of strings")
+    whole = kind in (
+        onnx.TensorProto.INT64,
+        onnx.TensorProto.INT32,
+        onnx.TensorProto.INT16,
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.UINT64,
+        onnx.TensorProto.UINT32,
+    )
+    flat = [int(e) if whole and is_number(e) else e for e in x.ravel().tolist()]
+    return np.array([*flat, None], dtype=object)[:-1].reshape(x.shape)
+
+
+def _gather(op: Op, data: Array, indices: Array) -> Array:
+    return np.asarray(np.take(data, indices.astype(np.int64), axis=op.attr("axis", 0)))
+
+
+def _list(op: Op, given: Array | None, attribute: str) -> list[int] | None:
+    if given is not None:
+        return [int(e) for e in given.ravel().tolist()]
+    found = op.attr(attribute)
+    return None if found is None else list(found)
+
+
+def _squeeze(op: Op, x: Array, given: Array | None = None) -> Array:
+    axes = _list(op, given, "axes")
+    return np.squeeze(x, None if axes is None else tuple(axes))
+
+
+def _unsqueeze(op: Op, x: Array, given: Array | None = None) -> Array:
+    axes = _list(op, given, "axes") or []
+    rank = x.ndim + len(axes)
+    return np.expand_dims(x, tuple(sorted(axis % rank for axis in axes)))
+
+
+def _slice(
+    op: Op,
+    x: Array,
+    starts: Array | None = None,
+    ends: Array | None = None,
+    axes: Array | None = None,
+    steps: Array | None = None,
+) -> Array:
+    first, last = _list(op, starts, "starts") or [], _list(op, ends, "ends") or []
+    where = _list(op, axes, "axes")
+    strides = _list(op, steps, "steps")
+    index: list[Any] = [slice(None)] * x.ndim
+    for i, (start, end) in enumerate(zip(first, last, strict=True)):
+        step = strides[i] if strides else 1
+        stop = None if (step < 0 and end < -x.shape[where[i] if where else i]) else end
+        index[where[i] if where else i] = slice(start, stop, step)
+    return np.asarray(x[tuple(index)])
+
+
+def _reshape(op: Op, x: Array, shape: Array | None = None) -> Array:
+    target = _list(op, shape, "shape") or []
+    return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(target)])
+
+
+def _concat(op: Op, *xs: Array) -> Array:
+    if any(x.dtype == object for x in xs):
+        xs = tuple(map(_objects, xs))
+    return np.concatenate(xs, axis=op.attr("axis", 0))
+
+
+def _constant_of_shape(op: Op, shape: Array) -> Array | None:
+    if not all(map(is_number, shape.ravel().tolist())):
+        return None
+    dims = [int(n) for n in shape.ravel().tolist()]
+    if np.prod(dims, dtype=np.float64) > 4096:
+        return None
+    tensor = op.attr("value")
+    fill = onnx.numpy_helper.to_array(tensor).ravel()[0] if tensor is not None else np.float32(0)
+    return np.full(dims, fill)
+
+
+def _range(op: Op, start: Array, limit: Array, delta: Array) -> Array | None:
+    found = [a.ravel().tolist()[0] for a in (start, limit, delta)]
+    if not all(map(is_number, found)) or abs(found[1] - found[0]) > 4096 * abs(found[2]):
+        return None
+    return np.arange(*found)
+
+
+def _expand(op: Op, x: Array, shape: Array) -> Array:
+    dims = [int(n) for n in shape.ravel().tolist()]
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(dims)))
+
+
+def _reduce(function: Callable[..., Any]) -> Callable[..., Array]:
+    def apply(op: Op, x: Array, given: Array | None = None) -> Array:
+        axes = _list(op, given, "axes")
+        kept = bool(op.attr("keepdims", 1))
+        return np.asarray(
+            function(_objects(x), axis=None if axes is None else tuple(axes), keepdims=kept),
+            dtype=object,
+        )
+
+    return apply
+
+
+def _transpose(op: Op, x: Array) -> Array:
+    return np.transpose(x, op.attr("perm"))
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "Shape": _shape,
+    "Size": _size,
+    "Identity": lambda op, x: x,
+    "Cast": _cast,
+    "Gather": _gather,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "Expand": _expand,
+    "Add": _each(lambda a, b: a + b),
+    "Sub": _each(lambda a, b: a - b),
+    "Mul": _each(lambda a, b: a * b),
+    "Div": _each(_div),
+    "Mod": _numbers(lambda a, b: a % b),
+    "Neg": _each(lambda a: -a),
+    "Floor": _each(lambda a: math.floor(a) if is_number(a) else a),
+    "Ceil": _each(lambda a: math.ceil(a) if is_number(a) else a),
+    "Sqrt": _numbers(lambda a: math.sqrt(a)),
+    "Pow": _numbers(lambda a, b: a**b),
+    "Min": _numbers(min),
+    "Max": _numbers(max),
+    "Abs": _numbers(abs),
+    "Equal": _numbers(lambda a, b: a == b),
+    "Not": _numbers(lambda a: not a),
+    "Greater": _numbers(lambda a, b: a > b),
+    "Less": _numbers(lambda a, b: a < b),
+    "GreaterOrEqual": _numbers(lambda a, b: a >= b),
+    "LessOrEqual": _numbers(lambda a, b: a <= b),
+    "And": _numbers(lambda a, b: bool(a and b)),
+    "Or": _numbers(lambda a, b: bool(a or b)),
+    "Where": _each(_where),
+    "ReduceProd": _reduce(np.prod),
+    "ReduceSum": _reduce(np.sum),
+}

@@ -1,0 +1,80 @@
+"""Checks of a pruned model that need no knowledge of pruning: valid, same interface, runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from .comparison import interface_differences
+from .errors import CheckFailed, OnnxPruneError
+from .runtime import find_inputs, run, session
+from .shapes import weightless
+
+
+def verify(
+    reference: ModelProto,
+    pruned: ModelProto,
+    base_dir: Path,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 1,
+) -> None:
+    """Check strict shape inference, the interface, and a run at two sizes of each dynamic dim.
+
+    What the original fails is not asked of the pruned model.
+
+    Raises CheckFailed, saying which check; UnsupportedModel where the original does not run.
+    """
+    for difference in interface_differences(reference, pruned):
+        raise CheckFailed(f"the interface has changed: {difference}")
+    if _strict(reference) is None and (reason := _strict(pruned)) is not None:
+        raise CheckFailed(f"strict shape inference refuses the pruned model: {reason}")
+    found = find_inputs(reference, input_shapes, threads=threads, base_dir=base_dir)
+    before = session(reference, optimize=False, threads=threads, base_dir=base_dir)
+    try:
+        after = session(pruned, optimize=False, threads=threads, base_dir=base_dir)
+        for feeds in found.feeds:
+            expected, got = run(before, feeds), run(after, feeds)
+            for name, value in expected.items():
+                if got[name].shape != value.shape or got[name].dtype != value.dtype:
+                    raise CheckFailed(
+                        f"output {name!r} was {value.dtype} {list(value.shape)} and is"
+                        f" {got[name].dtype} {list(got[name].shape)}"
+                    )
+    except CheckFailed:
+        raise
+    except OnnxPruneError as error:
+        raise CheckFailed(f"the pruned model does not run: {error}") from error
+
+
+def check_file(path: Path) -> None:
+    """Run ONNX's checker on a file by its path. Raises CheckFailed."""
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise CheckFailed(f"ONNX's checker refuses the pruned model: {_line(error)}") from error
+
+
+def checks_out(path: Path | None, proto: ModelProto) -> bool:
+    """Whether ONNX's checker accepts the original."""
+    with contextlib.suppress(Exception):
+        onnx.checker.check_model(str(path) if path else proto)
+        return True
+    return False
+
+
+def _strict(proto: ModelProto) -> str | None:
+    """Why strict shape inference refuses a model; None where it does not."""
+    try:
+        onnx.shape_inference.infer_shapes(weightless(proto), strict_mode=True, data_prop=True)
+    except Exception as error:  # its exception types differ between versions of onnx
+        return _line(error)
+    return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
