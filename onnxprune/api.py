@@ -26,13 +26,13 @@ from .infer import Network, infer
 from .inspection import Inspection, look_into, share_left
 from .latency import Benchmark
 from .latency import benchmark as benchmark_models
-from .loading import ModelLike, load
+from .loading import ModelLike, load, readable
 from .measure import count
-from .model import graphs
+from .model import graphs, node_name
 from .plans import Plan, choice_of, make_plan
 from .report import GroupResult, Report
 from .rewrite import Choice, rewrite
-from .runtime import find_inputs
+from .runtime import FoundInputs, find_inputs
 from .selection import Budget, select
 from .tables import Rule, operator_name, with_user_rules
 from .verify import check_file, checks_out, verify
@@ -50,6 +50,7 @@ class Result:
     report: Report
     _network: Network = field(repr=False)
     _pruned: ModelProto = field(repr=False)
+    _verified: bool = field(repr=False, default=True)
 
     @cached_property
     def model(self) -> ModelProto:
@@ -71,11 +72,14 @@ class Result:
         """Write the pruned model, all of it or nothing; external data beside it, where it was so.
 
         Raises UsageError where the path can't be meant, CheckFailed where ONNX's checker refuses
-        the file, WriteFailed where it can't be written.
+        the file (it is asked unless checks were declined), WriteFailed where it can't be written.
         """
         output, model = Path(path), self._network.model
-        saving.check_target(output, model.path, force)
-        check = check_file if checks_out(model.path, model.proto) else None
+        saving.check_target(output, [model.path] if model.path else [], force)
+        if model.external:
+            saving.check_target(saving.data_file(output), saving.data_sources(model), force)
+        checked = self._verified and checks_out(model.path, model.proto)
+        check = check_file if checked else None
         saving.save(self._pruned, output, model.base_dir, model.external, check)
         self.report.output = str(output)
 
@@ -276,6 +280,7 @@ class _Work:
     ) -> None:
         self.progress = progress or (lambda _: None)
         self.timings: dict[str, float] = {}
+        self.name = str(source) if isinstance(source, (str, Path)) else "the model"
         with self._stage("load"):
             self.model = load(source)
         with self._stage("read axes"):
@@ -290,7 +295,8 @@ class _Work:
     def _stage(self, name: str) -> Iterator[None]:
         self.progress(name)
         start = time.perf_counter()
-        yield
+        with readable(self.name):
+            yield
         self.timings[name] = round(time.perf_counter() - start, 4)
 
     def plan(self, budget: Budget, chooser: Filter, importance: Importance) -> Plan:
@@ -318,12 +324,22 @@ class _Work:
     def _why_not(self, filtered: bool) -> str:
         if filtered:
             return "no group is left by --only, --include, --exclude and --exact-only"
-        if self.network.refused:
-            node, reason = self.network.refused[0]
-            return f"nothing can be pruned: {node.op_type} {node.name!r}: {reason}"
         found = look_into(self.network, self.groups).pinned
-        reason = found[0].reason if found else "it has no weights"
-        return f"nothing can be pruned: every width is fixed; most of all: {reason}"
+        given = {each.reason for each in found}
+        for node, reason in self.network.refused:
+            if reason in given or not found:
+                return f"nothing can be pruned: {node.op_type} {node_name(node)!r}: {reason}"
+        if not found:
+            return "nothing can be pruned: no operator of this model has weights that rules know"
+        # Some axes of every model are its interface. What locks weights besides says more.
+        inner = [
+            each
+            for each in found
+            if each.locked and not each.reason.startswith("an axis of the model's")
+        ]
+        first = (inner or found)[0]
+        where = f" ({', '.join(first.where[:2])})" if first.where else ""
+        return f"nothing can be pruned: every width is fixed; first of all: {first.reason}{where}"
 
     def carry_out(
         self,
@@ -344,14 +360,17 @@ class _Work:
         with self._stage("rewrite"):
             pruned = rewrite(network, choice)
         report = self._report(made, choice)
-        if verified:
-            self._verify(report, choice, pruned, input_shapes, threads, seed)
-        shapes: Shapes | None = input_shapes
+        shapes = input_shapes
         if verified or timed:
-            found = find_inputs(model.proto, input_shapes, seed=seed, base_dir=model.base_dir)
+            with self._stage("find inputs"):
+                found = find_inputs(model.proto, input_shapes, seed=seed, base_dir=model.base_dir)
             shapes = found.shapes
+            if verified:
+                self._verify(report, choice, pruned, found, threads, seed)
         with self._stage("count"):
-            report.before = count(model.path or model.proto, shapes)
+            # The file is not read again: the reference is it, but for the copies in it.
+            file = model.path or model.proto
+            report.before = count(file, shapes, loaded=model.proto, without=model.copies)
             report.after = count(pruned, shapes)
         if timed:
             with self._stage("benchmark"):
@@ -369,27 +388,27 @@ class _Work:
                     model.proto, pruned, evaluated, model.base_dir, threads
                 )
         report.timings = self.timings
-        return Result(made, report, network, pruned)
+        return Result(made, report, network, pruned, verified)
 
     def _verify(
         self,
         report: Report,
         choice: Choice,
         pruned: ModelProto,
-        input_shapes: Shapes | None,
+        found: FoundInputs,
         threads: int,
         seed: int,
     ) -> None:
         model = self.model
         with self._stage("verify"):
-            verify(model.proto, pruned, model.base_dir, input_shapes=input_shapes, threads=threads)
+            verify(model.proto, pruned, model.base_dir, found, threads)
         with self._stage("certify"):
             report.certificate = certificate = certify(
                 self.network,
                 self.groups,
                 choice,
                 pruned,
-                input_shapes=input_shapes,
+                found,
                 seed=seed,
                 threads=threads,
             )
@@ -397,7 +416,8 @@ class _Work:
             raise CheckFailed(
                 "the certificate failed: outputs deviate by"
                 f" {certificate.permutation:.1e} (permutation) and"
-                f" {certificate.masking or 0:.1e} (masking), allowed {certificate.tolerance:.0e};"
+                f" {certificate.masking or 0:.1e} (masking),"
+                f" {certificate.cut or 0:.1e} (cut), allowed {certificate.tolerance:.0e};"
                 " please report this model"
             )
         if not certificate.proves:

@@ -19,8 +19,8 @@ Pruning", CVPR 2023); coupling by unification with index mapping is this project
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 Index = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Pin:
+class Pin(NamedTuple):
     """Why a dim keeps all of its indices: a sentence, and the node or tensor that says so."""
 
     reason: str
@@ -194,13 +193,12 @@ def _same_parts(a: _Compound, b: _Compound) -> bool:
 
 def leaves(axis: Axis) -> Iterator[Dim]:
     """The dims that `axis` is made of, in order, each as often as it occurs."""
-    todo = [axis]
-    while todo:
-        axis = resolve(todo.pop())
-        if isinstance(axis, Dim):
-            yield axis
+    axis = resolve(axis)
+    for part in (axis,) if isinstance(axis, Dim) else axis.parts:
+        if isinstance(part, Dim):
+            yield part  # in normal form, so it is not bound to anything
         else:
-            todo.extend(reversed(axis.parts))
+            yield from leaves(part)
 
 
 def is_pinned(axis: Axis) -> bool:
@@ -213,8 +211,9 @@ def is_pinned(axis: Axis) -> bool:
 
 def pin(axis: Axis, why: Pin) -> None:
     """Keep every index of `axis`, because of `why`. Pins are never taken back."""
-    for dim in leaves(axis):
-        if why not in dim.pins and len(dim.pins) < Dim.MAX_PINS:
+    axis = resolve(axis)
+    for dim in (axis,) if isinstance(axis, Dim) else leaves(axis):
+        if len(dim.pins) < Dim.MAX_PINS and why not in dim.pins:
             dim.pins += (why,)
 
 
@@ -226,19 +225,21 @@ def unify(a: Axis, b: Axis, where: str = "") -> None:
         a, b = resolve(a), resolve(b)
         if a is b:
             continue
-        if a.size is None or b.size is None:
-            _unify_unknown(a, b, where)
-        elif a.size != b.size:
-            _pin_both(a, b, Pin(f"sizes {a.size} and {b.size} were to be one axis", where))
-        elif a.size <= 1:
-            if isinstance(a, Dim):
-                _bind(a, b)
-            elif isinstance(b, Dim):
-                _bind(b, a)
+        m, n = a.size, b.size
+        if m is None or n is None:
+            rest = cancel(a, b)
+            if rest is not None:
+                todo.append(rest)
+            else:
+                _unify_unknown(a, b, where)
+        elif m != n:
+            _pin_both(a, b, Pin(f"sizes {m} and {n} were to be one axis", where))
         elif isinstance(a, Dim):
             _bind(a, b)
         elif isinstance(b, Dim):
             _bind(b, a)
+        elif m <= 1:
+            continue  # there is nothing in either that could be pruned
         elif isinstance(a, Product) and isinstance(b, Product):
             todo += _common_factors(a, b, where)
         else:
@@ -314,6 +315,23 @@ def _bind(dim: Dim, axis: Axis) -> None:
 def _pin_both(a: Axis, b: Axis, why: Pin) -> None:
     pin(a, why)
     pin(b, why)
+
+
+def cancel(a: Axis, b: Axis) -> tuple[Axis, Axis] | None:
+    """What is left of two products without the factors they share, outermost and innermost.
+
+    None where even the rest has a size that only the run time knows, or sizes that differ:
+    `(n 12)` and `(n 3 4)` are one axis if 12 and `(3 4)` are, whatever n is.
+    """
+    left, right = (
+        list(axis.parts) if isinstance(axis, Product) else [axis] for axis in map(resolve, (a, b))
+    )
+    for end in (0, -1):
+        while left and right and resolve(left[end]) is resolve(right[end]):
+            left.pop(end)
+            right.pop(end)
+    a, b = product(left), product(right)
+    return (a, b) if a.size is not None and a.size == b.size else None
 
 
 def _unify_unknown(a: Axis, b: Axis, where: str) -> None:
@@ -421,25 +439,30 @@ def selected_size(axis: Axis, sizes: Mapping[Dim, int]) -> int | None:
     return axis._combine(known) if len(known) == len(parts) else None
 
 
-def occurrences(axis: Axis) -> list[tuple[Dim, Index]]:
-    """Every occurrence of a dim in `axis`, with the dim's index at each position, or -1 outside.
+def occurrences(axis: Axis) -> list[tuple[Dim, Index, Index]]:
+    """Every occurrence of a dim in `axis`: at which positions, and the dim's index at each.
 
-    Each array has the axis's size: `occurrences(Concat(a, b))[1]` is `(b, [-1, ..., 0, 1, ...])`.
+    With runs of 2 and 3, `occurrences(Concat(a, b))[1]` is `(b, [2, 3, 4], [0, 1, 2])`.
     """
     axis = resolve(axis)
     if isinstance(axis, Dim):
-        return [(axis, np.arange(axis.size or 0, dtype=np.int64))]
-    found: list[tuple[Dim, Index]] = []
-    size = axis.size or 0
-    before = 0 if isinstance(axis, Concat) else 1
+        every = np.arange(axis.size or 0, dtype=np.int64)
+        return [(axis, every, every)]
+    found: list[tuple[Dim, Index, Index]] = []
+    if isinstance(axis, Concat):
+        offset = 0
+        for part in axis.parts:
+            found += [(dim, at + offset, index) for dim, at, index in occurrences(part)]
+            offset += part.size or 0
+        return found
+    before, after = 1, axis.size or 0
     for part in axis.parts:
-        width = part.size or 0
-        for dim, index in occurrences(part):
-            if isinstance(axis, Concat):
-                at = np.full(size, -1, dtype=np.int64)
-                at[before : before + width] = index
-            else:
-                at = np.tile(np.repeat(index, size // (before * width)), before)
-            found.append((dim, at))
-        before = before + width if isinstance(axis, Concat) else before * width
+        width = part.size or 1
+        after //= width
+        outer = np.arange(before, dtype=np.int64)[:, None, None] * width
+        inner = np.arange(after, dtype=np.int64)
+        for dim, at, index in occurrences(part):
+            whole = (outer + at[:, None]) * after + inner
+            found.append((dim, whole.ravel(), np.tile(np.repeat(index, after), before)))
+        before *= width
     return found

@@ -46,10 +46,16 @@ class _Command(click.Group):
             ctx.exit(0)
         except MemoryError:
             _fail(ctx, "out of memory; nothing was written", 1)
-        except (click.ClickException, click.exceptions.Exit):
+        except click.exceptions.Exit:
             raise
+        except click.ClickException as error:
+            command = (
+                error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+            )
+            hint = f" (see `{command} --help`)" if command else ""
+            _fail(ctx, " ".join(error.format_message().split()) + hint, error.exit_code)
         except Exception as error:
-            if ctx.params.get("verbose", 0) < 2:
+            if _verbosity(ctx) < 2:
                 kind = type(error).__name__
                 _fail(
                     ctx,
@@ -61,13 +67,30 @@ class _Command(click.Group):
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    if ctx.params.get("verbose", 0) >= 2:
+    if _verbosity(ctx) >= 2:
         traceback.print_exc()
-    line = "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
-    )
-    click.echo(f"onnxprune: {line}", err=True)
+    click.echo(f"onnxprune: {display.printable(message)}", err=True)
     ctx.exit(code)
+
+
+def _verbosity(ctx: click.Context) -> int:
+    """How many `-v` were given, before the verb or behind it."""
+    return int(ctx.find_root().meta.get("onnxprune.verbose", 0))
+
+
+def _more_verbose(ctx: click.Context, _: click.Parameter, count: int) -> None:
+    ctx.find_root().meta["onnxprune.verbose"] = _verbosity(ctx) + count
+
+
+_VERBOSE = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_more_verbose,
+    help="-vv shows tracebacks.",
+)
 
 
 def _shapes(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, list[int]]:
@@ -107,7 +130,6 @@ _RULES = click.option(
     metavar="FILE",
     help="TOML tables of operators.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _SHAPES = click.option(
     "--input-shapes",
     multiple=True,
@@ -117,6 +139,9 @@ _SHAPES = click.option(
 )
 _THREADS = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="For measuring."
+)
+_COMMON = _together(
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), _VERBOSE
 )
 _CHOICE = _together(
     click.option(
@@ -197,14 +222,14 @@ _CHECKS = _together(
         metavar="FILE.npz[:LABELS]",
         help="Report accuracy before and after on these samples.",
     ),
-    _JSON,
+    _COMMON,
 )
 
 
 @click.group(cls=_Command, context_settings=_HELP, epilog=__doc__.split("\n\n", 1)[1])
 @click.version_option(__version__, "-V", "--version", prog_name="onnxprune")
-@click.option("-v", "--verbose", count=True, help="-vv shows tracebacks.")
-def main(verbose: int) -> None:
+@_VERBOSE
+def main() -> None:
     """Structural pruning of exported ONNX files, of any architecture, from any framework."""
 
 
@@ -248,7 +273,7 @@ def prune(
 
     Example: onnxprune prune model.onnx -o smaller.onnx --ratio 0.5
     """
-    saving.check_target(output, model, force)
+    _check_targets([output, plan_out], [model], force)
     with _progress(as_json) as progress:
         result = api.prune(
             model,
@@ -260,16 +285,18 @@ def prune(
             eval=evaluated,
             progress=progress,
         )
-        _finish(result, output, force, plan_out)
+        result.save(output, force=force)
+        if plan_out is not None:
+            result.plan.save(plan_out)
     _tell(result, as_json)
 
 
-def _finish(result: api.Result, output: Path, force: bool, plan_out: Path | None) -> None:
-    if plan_out is not None:
-        if plan_out.resolve() == output.resolve():
-            raise UsageError(f"{plan_out}: the plan and the model can't be one file")
-        result.plan.save(plan_out)
-    result.save(output, force=force)
+def _check_targets(outputs: Sequence[Path | None], sources: Sequence[Path], force: bool) -> None:
+    given = [output for output in outputs if output is not None]
+    for output in given:
+        saving.check_target(output, sources, force)
+    if len({output.resolve() for output in given}) < len(given):
+        raise UsageError(f"{given[0]}: the plan and the model can't be one file")
 
 
 def _tell(result: api.Result, as_json: bool) -> None:
@@ -284,13 +311,13 @@ def _tell(result: api.Result, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @_CHOICE
-@_JSON
+@_COMMON
 def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -> None:
     """Choose channels of MODEL and write the plan, without carrying it out.
 
     Example: onnxprune plan model.onnx -o plan.json --ratio 0.3
     """
-    saving.check_target(output, model, force)
+    _check_targets([output], [model], force)
     with _progress(as_json) as progress:
         made = api.plan(model, **choice, progress=progress)
     made.save(output)
@@ -324,7 +351,7 @@ def apply(
 
     Example: onnxprune apply finetuned.onnx plan.json -o smaller.onnx
     """
-    saving.check_target(output, model, force)
+    _check_targets([output], [model, plan_file], force)
     with _progress(as_json) as progress:
         result = api.apply(
             model,
@@ -337,7 +364,7 @@ def apply(
             eval=evaluated,
             progress=progress,
         )
-        _finish(result, output, force, None)
+        result.save(output, force=force)
     _tell(result, as_json)
 
 
@@ -345,7 +372,7 @@ def apply(
 @_MODEL
 @_RULES
 @click.option("--all", "everything", is_flag=True, help="Every member, place and node.")
-@_JSON
+@_COMMON
 def inspect(model: Path, rules: Sequence[str], everything: bool, as_json: bool) -> None:
     """Show what of MODEL could be removed, and why the rest can't.
 
@@ -364,7 +391,7 @@ def inspect(model: Path, rules: Sequence[str], everything: bool, as_json: bool) 
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative to the largest value.")
 @click.option("--atol", default=0.0, show_default=True, type=click.FloatRange(min=0))
 @_SHAPES
-@_JSON
+@_COMMON
 @click.pass_context
 def compare(
     ctx: click.Context,
@@ -393,7 +420,7 @@ def compare(
 @_SHAPES
 @_THREADS
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True))
-@_JSON
+@_COMMON
 def bench(
     a: Path,
     b: Path | None,
@@ -420,7 +447,7 @@ def bench(
 @click.argument("operator", required=False)
 @click.option("--missing", type=click.Path(path_type=Path), help="What MODEL has without one.")
 @_RULES
-@_JSON
+@_COMMON
 def show_rules(
     operator: str | None, missing: Path | None, rules: Sequence[str], as_json: bool
 ) -> None:
@@ -435,7 +462,7 @@ def show_rules(
             click.echo(display.document(names))
         else:
             click.echo(
-                "\n".join(f"{name}: {count} nodes" for name, count in names.items())
+                "\n".join(f"{display.printable(name)}: {n} nodes" for name, n in names.items())
                 or "every operator of this model has a rule"
             )
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -135,6 +136,8 @@ def _certificate(found: Certificate) -> str:
         parts.append(f"permutation {found.permutation:.1e}")
     if found.masking is not None:
         parts.append(f"masking {found.masking:.1e}")
+    if found.cut is not None:
+        parts.append(f"cut {found.cut:.1e}")
     text = (
         f"Certified: {', '.join(parts)} (allowed {found.tolerance:.0e};"
         f" a wrong coupling moves the outputs by {found.control or 0:.1g})"
@@ -257,5 +260,18 @@ def show_rules(console: Console, rules: Iterable[Rule]) -> None:
 
 
 def document(value: Any) -> str:
-    """One JSON document, as `--json` prints it."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    """One JSON document, as `--json` prints it: ASCII, so that a terminal obeys nothing in it.
+
+    JSON has no infinity and no NaN: they become null.
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value

@@ -54,15 +54,16 @@ class _Walk:
         for axis, _ in self.network.statistical:
             inexact.update(leaves(axis))
         for record in self.network.records:
-            for dim in {dim for axis in record.contracted for dim in leaves(axis)}:
-                if _free(dim) and not self.sums_zero(record, dim):
-                    inexact.add(dim)
+            terms = _terms(record)
+            if record.contracted:
+                summed = {dim for axis in record.contracted for dim in leaves(axis)}
+                inexact |= summed - self.sums_zero(terms)
             # Zeros are not followed into bodies: what flows through them is statistical.
             for body in subgraphs(record.node):
                 for value in (*body.input, *body.output):
                     for axis in self.network.axes.get(value.name) or ():
                         inexact.update(leaves(axis))
-            found = self.result(record)
+            found = self.result(terms) if record.keeps_zero else _NONE
             for output in record.node.output:
                 if output:
                     self.zero[output] = found & self.dims(output)
@@ -86,22 +87,23 @@ class _Walk:
             return self.dims(name) if name in self.masked else _NONE
         return self.zero.get(name, _NONE)
 
-    def result(self, record: Record) -> DimSet:
+    def result(self, terms: list[list[str]]) -> DimSet:
         """The dims along which a node's result is zero: in every term of the sum, a factor is."""
-        if record.rule.zero is None or not record.keeps_zero:
-            return _NONE
         found: DimSet | None = None
-        for names in _terms(record):
-            term = _NONE.union(*(self.known(name) for name in names))
+        for names in terms:
+            term = _NONE.union(*map(self.known, names))
             found = term if found is None else found & term
         return found or _NONE
 
-    def sums_zero(self, record: Record, dim: Dim) -> bool:
-        """In every term that `dim` occurs in, some factor is zero at its removed positions."""
-        terms = [[name for name in names if dim in self.dims(name)] for names in _terms(record)]
-        return any(terms) and all(
-            any(dim in self.known(name) for name in names) for names in terms if names
-        )
+    def sums_zero(self, terms: list[list[str]]) -> set[Dim]:
+        """The dims at whose removed positions, in every term they occur in, some factor is zero."""
+        zero: set[Dim] = set()
+        other: set[Dim] = set()
+        for names in terms:
+            known = _NONE.union(*map(self.known, names))
+            zero |= known
+            other |= _NONE.union(*map(self.dims, names)) - known
+        return zero - other
 
 
 def _free(dim: Dim) -> bool:

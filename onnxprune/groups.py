@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from .axes import Axis, Dim, Index, Pin, leaves, occurrences, resolve
+from .axes import Axis, Dim, Index, Pin, Product, leaves, occurrences, resolve
 from .infer import Network
 
 #: Of several roles that a dim plays, the first of these is the one it is called by.
@@ -21,12 +21,13 @@ _PRECEDENCE = ("heads", "head-dim", "conv-groups", "hidden", "channels", "ffn")
 class Member:
     """One occurrence of a group's dim: along `axis` of the constant `tensor`.
 
-    `index` has the axis's size; it holds the dim's index at each position, or -1 outside of it.
+    At position `positions[i]` of the axis stands channel `channels[i]` of the group.
     """
 
     tensor: str
     axis: int
-    index: Index
+    positions: Index
+    channels: Index
     scored: bool
 
 
@@ -63,26 +64,17 @@ class Kept:
 
 def find_groups(network: Network) -> list[Group]:
     """All groups of a network, in the order in which the graph first uses their weights."""
-    occurs: dict[Dim, list[tuple[str, int]]] = defaultdict(list)
-    alone: set[Dim] = set()
+    coupled: dict[Dim, list[Member]] = defaultdict(list)
     for name in constants_in_order(network):
         for i, axis in enumerate(network.axes.get(name) or ()):
-            axis = resolve(axis)
-            if isinstance(axis, Dim):
-                alone.add(axis)
-            for dim in dict.fromkeys(leaves(axis)):
+            for dim, positions, channels in occurrences(axis):
                 if not dim.pinned and (dim.size or 0) > 1:
-                    occurs[dim].append((name, i))
-    roles = _roles(network, alone)
+                    scored = name in network.scored
+                    coupled[dim].append(Member(name, i, positions, channels, scored))
+    roles = _roles(network)
     groups = []
     names: dict[str, int] = defaultdict(int)
-    for dim, places in occurs.items():
-        members = [
-            Member(name, i, index, name in network.scored)
-            for name, i in places
-            for found, index in occurrences((network.axes.get(name) or [])[i])
-            if found is dim
-        ]
+    for dim, members in coupled.items():
         if not any(member.scored for member in members):
             continue
         first = next(member for member in members if member.scored)
@@ -115,29 +107,52 @@ def pinned_axes(network: Network) -> list[Kept]:
         for i, axis in enumerate(network.axes.get(name) or ()):
             dims = list(leaves(axis))
             if (axis.size or 0) > 1 and all(dim.pinned or dim.size == 1 for dim in dims):
+                # The widest dim says most: in (4 h), h and not the four gates.
+                dims.sort(key=lambda dim: -(dim.size or 0))
                 pins = dict.fromkeys(pin for dim in dims for pin in dim.pins)
                 found.append(Kept(name, i, axis.size or 0, tuple(pins)))
     return found
 
 
-def _roles(network: Network, alone: set[Dim]) -> dict[Dim, str]:
+def _roles(network: Network) -> dict[Dim, str]:
     """What users call each dim, from what the rules said of the axes that it is part of."""
     marks: dict[Dim, set[str]] = defaultdict(set)
     for axis, role in network.roles:
         for dim in leaves(axis):
             marks[dim].add(role)
+    halved = _factors_of_free_widths(network)
     attention = any("heads" in found and not dim.pinned for dim, found in marks.items())
     roles: dict[Dim, str] = {}
     for dim, found in marks.items():
-        if "conv-groups" in found and dim in alone:
-            # Depthwise: one channel for each group, so the groups are the channels.
-            found = found - {"conv-groups"} | {"channels"}
         if "projection" in found and not found & {"hidden", "channels"}:
             found = found | {"ffn"}
         if "normalised" in found and attention and "channels" not in found:
             found = found | {"hidden"}
+        if dim not in halved:
+            found = found - {"conv-groups"}
         roles[dim] = next((role for role in _PRECEDENCE if role in found), "channels")
     return roles
+
+
+def _factors_of_free_widths(network: Network) -> set[Dim]:
+    """Dims that stand in a product with another dim that can be pruned.
+
+    A width that is made of convolution groups and the channels inside them is halved by halving
+    the one; halving both would leave a quarter.
+    """
+    found: set[Dim] = set()
+    for name in network.scored & network.model.constants.keys():
+        for axis in network.axes.get(name) or ():
+            todo = [resolve(axis)]
+            while todo:
+                axis = todo.pop()
+                if isinstance(axis, Product):
+                    dims = axis_dims(axis)
+                    if len(dims) > 1:
+                        found.update(dims)
+                if not isinstance(axis, Dim):
+                    todo.extend(resolve(part) for part in axis.parts)
+    return found
 
 
 def axis_dims(axis: Axis) -> list[Dim]:

@@ -34,6 +34,11 @@ REDUCTIONS: dict[str, Callable[[NDArray[np.float64]], Scores]] = {
 }
 
 
+def _finite(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Channels of a model that has diverged (NaN) count as nothing, and overflow as very much."""
+    return np.nan_to_num(x, nan=0.0, posinf=1e100, neginf=-1e100)
+
+
 def _divided(x: Scores, by: float) -> Scores:
     return x / by if by else x
 
@@ -77,16 +82,10 @@ class Importance:
             rows = []
             for member in group.members:
                 if member.scored:
-                    inside = member.index >= 0
-                    rows.append(
-                        np.bincount(
-                            member.index[inside],
-                            weights=norms[member.tensor, member.axis][inside],
-                            minlength=group.size,
-                        )
-                    )
-            reduced = REDUCTIONS[self.reduction](np.stack(rows))
-            found.append(NORMALIZERS[self.normalizer](reduced))
+                    norm = norms[member.tensor, member.axis][member.positions]
+                    rows.append(np.bincount(member.channels, norm, minlength=group.size))
+            reduced = REDUCTIONS[self.reduction](_finite(np.stack(rows)))
+            found.append(_finite(NORMALIZERS[self.normalizer](_finite(reduced))))
         return found
 
 

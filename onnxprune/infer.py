@@ -11,17 +11,17 @@ wrong; it only leaves channels in place.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
 
 from . import values
-from .axes import Axis, Dim, Pin, concat, pin, product, resolve, unify
-from .model import SMALL, Array, Model, attributes, captured, graphs, node_name, subgraphs
+from .axes import Axis, Dim, Pin, cancel, concat, is_pinned, pin, product, unify
+from .model import SMALL, Array, Model, captured, graphs, node_name, subgraphs
 from .notation import Merge, Name, Number, Operand, Pattern, Runs, Star, Term, parse
 from .tables import FUNCTIONS, Rule, operator_name
 
@@ -72,17 +72,16 @@ class Network:
     refused: list[tuple[NodeProto, str]] = field(default_factory=list)
     #: Shape nodes and the axes whose sizes they read.
     shape_nodes: list[tuple[NodeProto, Axes]] = field(default_factory=list)
+    #: What the model and the bodies in it give back.
+    results: frozenset[str] = frozenset()
     symbols: dict[str, Dim] = field(default_factory=dict)
     shapes: dict[str, list[int | str | None]] = field(default_factory=dict)
 
     def axes_of(self, name: str) -> Axes | None:
         """The axes of a tensor, or None where not even its rank is known."""
-        if name in self.axes:
-            return self.axes[name]
-        tensor = self.model.constants.get(name)
-        axes: Axes | None = [Dim(dim) for dim in tensor.dims] if tensor is not None else None
-        if axes is not None:
-            self.axes[name] = axes
+        axes = self.axes.get(name)
+        if axes is None and name in self.model.constants and name not in self.axes:
+            self.axes[name] = axes = [Dim(dim) for dim in self.model.constants[name].dims]
         return axes
 
     def value_of(self, name: str) -> Array | None:
@@ -92,10 +91,7 @@ class Network:
         tensor = self.model.constants.get(name)
         if tensor is None or tensor.data_type == TensorProto.STRING:
             return None
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        if count > SMALL:
+        if math.prod(tensor.dims) > SMALL:
             return None
         value = self.model.read(name)
         self.values[name] = value
@@ -128,6 +124,7 @@ def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True
     network = Network(model, rules)
     graph = model.proto.graph
     network.shapes = declared_shapes(model)
+    network.results = frozenset(v.name for each in graphs(graph) for v in each.output)
     for value in model.inputs:
         network.axes[value.name] = axes = network.declared(value.name)
         for axis in (axes or ()) if pin_interface else ():
@@ -166,6 +163,12 @@ def apply(network: Network, node: NodeProto) -> None:
         op.refuse(str(unsure))
         if rule is None or not rule.pinned:
             network.refused.append((node, str(unsure)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A node that is not as its operator's specification has it, or a rule that forgot a case.
+        kind = type(error).__name__
+        reason = f"its rule could not read its operands and attributes ({kind}: {error})"
+        op.refuse(reason)
+        network.refused.append((node, reason))
     if node.op_type in values.OPERATORS and node.domain in ("", "ai.onnx"):
         values.compute(network, op)
 
@@ -173,41 +176,66 @@ def apply(network: Network, node: NodeProto) -> None:
 class Op:
     """One node as its rule sees it: operands, attributes, values, and ways to equate their axes."""
 
-    __slots__ = ("_attributes", "_contracted", "_keeps_zero", "env", "network", "node", "rule")
+    __slots__ = (
+        "_attributes",
+        "_contracted",
+        "_followed",
+        "_keeps_zero",
+        "_patches_before",
+        "_where",
+        "env",
+        "inputs",
+        "network",
+        "node",
+        "outputs",
+        "rule",
+    )
 
     def __init__(self, network: Network, node: NodeProto, rule: Rule | None) -> None:
         self.network = network
         self.node = node
         self.rule = rule
+        #: The names of its operands and outputs: read once, since each access to a proto costs.
+        self.inputs: tuple[str, ...] = tuple(node.input)
+        self.outputs: tuple[str, ...] = tuple(node.output)
         self.env: dict[str, Any] = {}
-        self._attributes: dict[str, Any] | None = None
+        self._attributes: dict[str, AttributeProto] | None = None
         self._contracted: Axes = []
         self._keeps_zero = True
+        self._where = ""
+        #: Operands whose axes the rule has asked for; all others are pinned in the end.
+        self._followed: set[int] = set()
+        self._patches_before = len(network.patches)
 
     # -- reading ---------------------------------------------------------------------------------
 
     @property
     def where(self) -> str:
-        return f"{self.node.op_type} {node_name(self.node)}"
+        self._where = self._where or f"{self.node.op_type} {node_name(self.node)}"
+        return self._where
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; bytes are decoded."""
         if self._attributes is None:
-            self._attributes = attributes(self.node) if self.node.attribute else {}
-        value = self._attributes.get(name, default)
+            self._attributes = {each.name: each for each in self.node.attribute}
+        if name not in self._attributes:
+            return default
+        value = onnx.helper.get_attribute_value(self._attributes[name])
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def has(self, i: int) -> bool:
         """True where operand `i` is given."""
-        return i < len(self.node.input) and bool(self.node.input[i])
+        return i < len(self.inputs) and bool(self.inputs[i])
 
     def axes(self, i: int) -> Axes:
         """The axes of operand `i`. Raises Unsure where they are unknown."""
         if not self.has(i):
             raise Unsure(f"operand {i} is missing")
-        axes = self.network.axes_of(self.node.input[i])
+        name = self.inputs[i]
+        axes = self.network.axes.get(name) or self.network.axes_of(name)
         if axes is None:
-            raise Unsure(f"the rank of {self.node.input[i]!r} is unknown")
+            raise Unsure(f"the rank of {self.inputs[i]!r} is unknown")
+        self._followed.add(i)
         return axes
 
     def value(self, i: int) -> Array | None:
@@ -217,22 +245,24 @@ class Op:
         """
         if not self.has(i):
             return None
-        for axis in self.network.axes_of(self.node.input[i]) or ():
+        for axis in self.network.axes_of(self.inputs[i]) or ():
             self.pin(axis, "its values say what the operator does")
-        return self.network.value_of(self.node.input[i])
+        return self.network.value_of(self.inputs[i])
 
     def ints(self, i: int, attribute: str | None = None) -> list[int] | None:
         """Integers from operand `i`, or from the attribute that older opsets have in its place."""
         if self.has(i):
             value = self.value(i)
             if value is None:
-                raise Unsure(f"operand {self.node.input[i]!r} is computed at run time")
+                raise Unsure(f"operand {self.inputs[i]!r} is computed at run time")
             found = value.ravel().tolist()
             if not all(isinstance(each, (int, float)) for each in found):
-                raise Unsure(f"operand {self.node.input[i]!r} is computed at run time")
+                raise Unsure(f"operand {self.inputs[i]!r} is computed at run time")
             return [int(each) for each in found]
         given = self.attr(attribute) if attribute else None
-        return None if given is None else [int(each) for each in given]
+        if given is None:
+            return None
+        return [int(each) for each in (given if isinstance(given, (list, tuple)) else [given])]
 
     def axis(self, default: int, rank: int) -> int:
         """The `axis` attribute, counted from the front."""
@@ -243,21 +273,21 @@ class Op:
 
     def out_shape(self, i: int = 0) -> list[int | str | None] | None:
         """The shape that ONNX's own inference gives output `i`."""
-        return self.network.shapes.get(self.node.output[i])
+        return self.network.shapes.get(self.outputs[i])
 
     def out_fresh(self, i: int = 0) -> Axes:
         """New, unrelated axes for output `i`, as many as its declared shape has."""
-        axes = self.network.declared(self.node.output[i])
+        axes = self.network.declared(self.outputs[i])
         if axes is None:
-            raise Unsure(f"the shape of {self.node.output[i]!r} is unknown")
+            raise Unsure(f"the shape of {self.outputs[i]!r} is unknown")
         return axes
 
     # -- saying ----------------------------------------------------------------------------------
 
     def out(self, axes: Sequence[Axis], i: int = 0) -> None:
         """Output `i` has these axes."""
-        if i < len(self.node.output) and self.node.output[i]:
-            self.network.axes[self.node.output[i]] = list(axes)
+        if i < len(self.outputs) and self.outputs[i]:
+            self.network.axes[self.outputs[i]] = list(axes)
 
     def unify(self, a: Axis, b: Axis) -> None:
         """`a` and `b` are one axis."""
@@ -269,8 +299,9 @@ class Op:
         pin(axis, Pin(reason, self.where))
 
     def pin_all(self, axes: Iterable[Axis], reason: str) -> None:
+        why = Pin(reason, self.where)
         for axis in axes:
-            self.pin(axis, reason)
+            pin(axis, why)
 
     def fixed(self, size: int | None, reason: str) -> Dim:
         """A new axis that can't be pruned."""
@@ -303,7 +334,7 @@ class Op:
         if all(axes is first for axes in operands):
             return list(first)
         rank = max(map(len, operands))
-        hint = self.network.shapes.get(self.node.output[out]) if self.node.output else None
+        hint = self.network.shapes.get(self.outputs[out]) if self.outputs else None
         result: Axes = []
         for at in range(rank):
             here = [axes[at - rank + len(axes)] for axes in operands if at >= rank - len(axes)]
@@ -320,11 +351,17 @@ class Op:
             for axis in known[1:]:
                 self.unify(known[0], axis)
             if len(known) < len(wide):
-                self.pin(known[0], "broadcast against a size that is only known at run time")
+                self.pin_all(wide, "broadcast against a size that is only known at run time")
             return known[0]
-        first = resolve(wide[0])
-        if all(resolve(axis) is first for axis in wide):
-            return first
+        rests = [cancel(wide[0], axis) for axis in wide[1:]]
+        if None not in rests:
+            for rest in rests:
+                if rest is not None:
+                    self.unify(*rest)
+            return wide[0]
+        for axis in wide:
+            if not is_pinned(axis):
+                self.pin(axis, "broadcast against a size that is only known at run time")
         if isinstance(hint, str) and hint in self.network.symbols:
             return self.network.symbols[hint]
         return Dim(None, (_DYNAMIC,))
@@ -346,37 +383,38 @@ class Op:
                     self.patch(attribute, {None: env[name]})
         operands = pattern.inputs
         if operands and operands[-1].repeated:
-            extra = max(0, len(self.node.input) - len(operands))
+            extra = max(0, len(self.inputs) - len(operands))
             operands = (*operands, *[operands[-1]] * extra)
         for i, operand in enumerate(operands):
-            if not self.has(i):
+            if i >= len(self.inputs) or not self.inputs[i]:
                 if not (operand.optional or operand.repeated):
                     raise Unsure(f"operand {i} is missing")
             elif operand.ignored:
                 self.pin_all(
-                    self.network.axes_of(self.node.input[i]) or (), "its positions are not followed"
+                    self.network.axes_of(self.inputs[i]) or (), "its positions are not followed"
                 )
             else:
                 self._read(operand, self.axes(i), i)
-        if len(self.node.input) > len(operands):
-            raise Unsure(f"{len(self.node.input)} operands do not fit the pattern {pattern.text!r}")
+        if len(self.inputs) > len(operands):
+            raise Unsure(f"{len(self.inputs)} operands do not fit the pattern {pattern.text!r}")
         for i, operand in enumerate(pattern.outputs):
-            if i < len(self.node.output) and self.node.output[i] and not operand.ignored:
+            if i < len(self.outputs) and self.outputs[i] and not operand.ignored:
                 self.out(self._write(operand, i), i)
-        summed = (env[name] for name in sorted(pattern.contracted) if name in env)
-        self.contract(*(axis for axis in summed if not isinstance(axis, list)))
+        for name in sorted(pattern.contracted):
+            if name in env and not isinstance(env[name], list):
+                self.contract(env[name])
 
     def _read(self, operand: Operand, axes: Axes, i: int) -> None:
         terms, star = operand.axes, operand.star
         if star is None:
             if len(axes) != len(terms):
-                raise Unsure(f"rank {len(axes)} of {self.node.input[i]!r} does not fit the rule")
+                raise Unsure(f"rank {len(axes)} of {self.inputs[i]!r} does not fit the rule")
             for term, axis in zip(terms, axes, strict=True):
                 self._equate(term, axis)
             return
         before, after = star, len(terms) - star - 1
         if len(axes) < before + after:
-            raise Unsure(f"rank {len(axes)} of {self.node.input[i]!r} does not fit the rule")
+            raise Unsure(f"rank {len(axes)} of {self.inputs[i]!r} does not fit the rule")
         for term, axis in zip(terms[:before], axes[:before], strict=True):
             self._equate(term, axis)
         middle = axes[before : len(axes) - after]
@@ -393,6 +431,7 @@ class Op:
             self._equate(term, axis)
 
     def _equate(self, term: Term, axis: Axis) -> None:
+        term = self._trimmed(term)
         if isinstance(term, Name):
             if term.statistical:
                 self.statistical(axis)
@@ -405,6 +444,7 @@ class Op:
 
     def _build(self, term: Term, size: int | None) -> Axis:
         """The axis that `term` describes; at most one name in it may be new, sized by the rest."""
+        term = self._trimmed(term)
         if isinstance(term, Name):
             if term.name not in self.env:
                 self.env[term.name] = self.network.symbol(size)
@@ -417,21 +457,29 @@ class Op:
         if isinstance(term, Star):
             raise Unsure("a `*` can't be part of a merged axis")
         parts = _parts(term)
-        sizes = [self._size(part) for part in parts]
-        missing = [i for i, each in enumerate(sizes) if each is None]
-        if missing and size is not None:
-            if len(missing) > 1:
-                raise Unsure("the sizes of two factors of one axis are unknown")
-            known = [each for each in sizes if each is not None]
-            if isinstance(term, Merge):
-                whole = int(np.prod(known, dtype=np.int64)) if known else 1
-                if whole == 0 or size % whole:
-                    raise Unsure(f"an axis of {size} is not a multiple of {whole}")
-                sizes[missing[0]] = size // whole
-            else:
-                sizes[missing[0]] = size - sum(known)
-        built = [self._build(part, each) for part, each in zip(parts, sizes, strict=True)]
+        rest = None if size is None else self._rest(term, size)
+        built = [self._build(part, rest) for part in parts]  # those of known size ignore `rest`
         return product(built) if isinstance(term, Merge) else concat(built)
+
+    def _trimmed(self, term: Term) -> Term:
+        """`(g i)` is `i` where g is 1, as in most convolutions."""
+        if not isinstance(term, Merge):
+            return term
+        factors = [each for each in term.factors if self._size(each) != 1]
+        return factors[0] if len(factors) == 1 else term
+
+    def _rest(self, term: Merge | Runs, size: int) -> int:
+        """What an axis of `size` leaves for the one part of `term` whose size is not known yet."""
+        parts = _parts(term)
+        known = [each for part in parts if (each := self._size(part)) is not None]
+        if len(known) < len(parts) - 1:
+            raise Unsure("the sizes of two factors of one axis are unknown")
+        if isinstance(term, Runs):
+            return size - sum(known)
+        whole = math.prod(known)
+        if len(known) < len(parts) and (whole == 0 or size % whole):
+            raise Unsure(f"an axis of {size} is not a multiple of {whole}")
+        return size // (whole or 1)
 
     def _size(self, term: Term) -> int | None:
         if isinstance(term, Name):
@@ -439,17 +487,16 @@ class Op:
             return axis.size if axis is not None else None
         if isinstance(term, Number):
             return term.value
-        parts = (
-            term.factors if isinstance(term, Merge) else term.runs if isinstance(term, Runs) else ()
-        )
-        sizes = [self._size(part) for part in parts]
-        if not sizes or None in sizes:
+        if isinstance(term, Star):
             return None
+        sizes = [self._size(part) for part in _parts(term)]
         known = [each for each in sizes if each is not None]
-        return int(np.prod(known, dtype=np.int64)) if isinstance(term, Merge) else sum(known)
+        if len(known) < len(sizes):
+            return None
+        return math.prod(known) if isinstance(term, Merge) else sum(known)
 
     def _write(self, operand: Operand, i: int) -> Axes:
-        hint = self.network.shapes.get(self.node.output[i])
+        hint = self.network.shapes.get(self.outputs[i])
         fixed = len(operand.axes) - (operand.star is not None)
         axes: Axes = []
         for at, term in enumerate(operand.axes):
@@ -461,7 +508,7 @@ class Op:
                     else:
                         known = [each for each in self.env.values() if isinstance(each, list)]
                         if not known:
-                            raise Unsure(f"the rank of {self.node.output[i]!r} is unknown")
+                            raise Unsure(f"the rank of {self.outputs[i]!r} is unknown")
                         sizes = [None] * len(known[0])
                     self.env[term.name] = [self.network.symbol(size) for size in sizes]
                 axes.extend(self.env[term.name])
@@ -489,25 +536,32 @@ class Op:
         assert rule is not None
         for name, reason in rule.pin.items():
             found = self.env.get(name, ())
-            for axis in found if isinstance(found, list) else (found,) if found else ():
-                self.pin(axis, reason)
+            self.pin_all(found if isinstance(found, list) else (found,) if found else (), reason)
         for name, role in rule.roles.items():
-            if name in self.env:
+            if role == "conv-groups" and self.env["i"].size == 1:
+                # Depthwise: the groups are the channels, and `o` only multiplies them.
+                self.role(self.env[name], "channels")
+                if self.env[name].size != 1:
+                    self.role(self.env["o"], role)
+            elif name in self.env:
                 self.role(self.env[name], role)
         for i in rule.score:
             if self.has(i):
-                network.scored.add(self.node.input[i])
-        for name in self.node.output:
+                network.scored.add(self.inputs[i])
+        if len(self._followed) < len(self.inputs):
+            for i, name in enumerate(self.inputs):
+                if name and i not in self._followed:
+                    self.pin_all(network.axes_of(name) or (), "its positions are not followed")
+        for i, name in enumerate(self.outputs):
+            if name and name not in network.axes:
+                raise Unsure(f"its rule says nothing of output {i}, {name!r}")
             shape = network.shapes.get(name)
             axes = network.axes.get(name)
             if shape is None:
                 continue
             if axes is None:
                 network.axes[name] = network.declared(name)
-            elif len(shape) != len(axes) or any(
-                isinstance(size, int) and axis.size is not None and axis.size != size
-                for size, axis in zip(shape, axes, strict=True)
-            ):
+            elif not _fits(axes, shape):
                 raise Unsure(
                     f"its rule gives {name!r} the shape {[a.size for a in axes]},"
                     f" shape inference {shape}"
@@ -517,20 +571,22 @@ class Op:
     def refuse(self, reason: str) -> None:
         """Pin everything that the node reads, its bodies' captures included, and all it makes."""
         network = self.network
-        names = [name for name in self.node.input if name]
+        names = [name for name in self.inputs if name]
         for body in subgraphs(self.node):
             names += sorted(captured(body))
         for name in names:
             for axis in network.axes_of(name) or ():
                 self.pin(axis, reason)
-        for name in self.node.output:
+        for name in self.outputs:
             if name:
                 network.axes[name] = axes = network.declared(name)
                 for axis in axes or ():
                     self.pin(axis, reason)
         for body in subgraphs(self.node):
             self._pin_body(body, reason)
-        network.patches = [p for p in network.patches if p.node is not self.node]
+        network.patches[self._patches_before :] = [
+            p for p in network.patches[self._patches_before :] if p.node is not self.node
+        ]
 
     def _pin_body(self, body: GraphProto, reason: str) -> None:
         """Nothing inside a body that no rule reads may change."""
@@ -543,6 +599,17 @@ class Op:
                     if name in self.network.model.constants:
                         for axis in self.network.axes_of(name) or ():
                             self.pin(axis, reason)
+
+
+def _fits(axes: Axes, shape: Sequence[int | str | None]) -> bool:
+    """Whether axes can have a declared shape: no two sizes that are known differ."""
+    if len(axes) != len(shape):
+        return False
+    for axis, wanted in zip(axes, shape, strict=True):
+        size = axis.size
+        if size != wanted and size is not None and isinstance(wanted, int):
+            return False
+    return True
 
 
 def _parts(term: Merge | Runs) -> tuple[Term, ...]:
@@ -597,13 +664,15 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
     for graph in graphs(skeleton.graph):
         for value in (*graph.value_info, *graph.output, *graph.input):
             if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-                found[value.name] = [
-                    d.dim_value
-                    if d.HasField("dim_value") and d.dim_value >= 0
-                    else (d.dim_param or None)
-                    for d in value.type.tensor_type.shape.dim
-                ]
+                found[value.name] = [_size(d) for d in value.type.tensor_type.shape.dim]
     return found
+
+
+def _size(dim: TensorShapeProto.Dimension) -> int | str | None:
+    size: int = dim.dim_value
+    if size > 0 or (size == 0 and dim.HasField("dim_value")):
+        return size
+    return dim.dim_param or None
 
 
 def without_weights(model: Model) -> ModelProto:
@@ -626,8 +695,11 @@ def _copy_graph(source: GraphProto, target: GraphProto) -> None:
     for tensor in source.initializer:
         _copy_tensor(tensor, target.initializer.add())
     for node in source.node:
-        tensor = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-        if tensor is None or _small(tensor):
+        large = node.op_type == "Constant" and (
+            a.t for a in node.attribute if a.name == "value" and not _small(a.t)
+        )
+        tensor = next(large, None) if large else None
+        if tensor is None:
             target.node.append(node)
             continue
         copy = target.node.add()
@@ -650,7 +722,4 @@ def _copy_tensor(source: TensorProto, target: TensorProto) -> None:
 def _small(tensor: TensorProto) -> bool:
     if tensor.data_location == TensorProto.EXTERNAL:
         return False
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count <= 64
+    return bool(math.prod(tensor.dims) <= 64)

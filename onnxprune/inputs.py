@@ -67,6 +67,7 @@ def input_specs(model: Model) -> list[InputSpec]:
     Raises:
         UnsupportedModel: an input is not a tensor, is of strings or complex numbers, or has no
             shape at all.
+        BrokenModel: an input is of a type that ONNX does not have.
     """
     graph = proto(model).graph
     given = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
@@ -78,7 +79,12 @@ def input_specs(model: Model) -> list[InputSpec]:
         if kind != "tensor_type":
             raise UnsupportedModel(f"input {value.name!r} is a {kind or 'value of no type'}")
         tensor = value.type.tensor_type
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        try:
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        except KeyError:
+            raise BrokenModel(
+                f"input {value.name!r} is of the unknown element type {tensor.elem_type}"
+            ) from None
         if dtype.kind in "OSUc" or tensor.elem_type in (TensorProto.INT4, TensorProto.UINT4):
             type_name = TensorProto.DataType.Name(tensor.elem_type)
             raise UnsupportedModel(f"input {value.name!r} is of {type_name}: no values are made up")
@@ -89,6 +95,8 @@ def input_specs(model: Model) -> list[InputSpec]:
             # Caffe2 and Paddle write -1, some converters 0 or "?", for "not known".
             known = dim.HasField("dim_value") and dim.dim_value > 0
             symbol = None if dim.dim_param in ("", "?") else dim.dim_param
+            if isinstance(symbol, bytes):  # what protobuf makes of a text that is not UTF-8
+                symbol = symbol.decode(errors="replace")
             dims.append(dim.dim_value if known else symbol)
         specs.append(InputSpec(value.name, dtype, tuple(dims)))
     return specs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,7 +81,7 @@ def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
         if len(network.model.constants[name].dims) > 1
     ]
     number = {name: i for i, name in enumerate(layers)}
-    contracted = _reduced(network)
+    kinds = dependencies(network)
     infos = []
     for group in groups:
         members = list(dict.fromkeys((m.tensor, m.axis, m.scored) for m in group.members))
@@ -91,7 +92,7 @@ def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
                 group.size,
                 group.kind,
                 members,
-                dependencies(network, group, contracted),
+                kinds[group.dim],
                 sum(elements(network, name) for name in {tensor for tensor, _, _ in members}),
             )
         )
@@ -112,7 +113,7 @@ def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
 
 def elements(network: Network, name: str) -> int:
     """The number of elements of a constant."""
-    return int(np.prod(network.model.constants[name].dims, dtype=np.int64))
+    return math.prod(network.model.constants[name].dims)
 
 
 def weight_names(network: Network) -> list[str]:
@@ -132,88 +133,76 @@ def share_left(network: Network, fractions: dict[Dim, float]) -> float:
         if isinstance(axis, Dim):
             return fractions.get(axis, 1.0)
         if isinstance(axis, Product):
-            return float(np.prod([fraction(part) for part in axis.parts]))
+            return math.prod(fraction(part) for part in axis.parts)
         return sum(fraction(part) * (part.size or 0) for part in axis.parts) / (axis.size or 1)
 
     whole = left = 0.0
     for name in weight_names(network):
         count = elements(network, name)
         whole += count
-        left += count * float(np.prod([fraction(a) for a in network.axes[name] or () if a.size]))
+        left += count * math.prod(fraction(a) for a in network.axes[name] or () if a.size)
     return left / whole if whole else 1.0
 
 
-def dependencies(network: Network, group: Group, reduced: set[Dim]) -> list[str]:
-    """Which of DepGraph's four kinds of dependency (its figure 2) couple a group's members."""
-    found = ["basic"]
-    axes = [
-        resolve((network.axes.get(m.tensor) or [])[m.axis])
-        for m in group.members
-        if m.scored and len(network.model.constants[m.tensor].dims) > 1
-    ]
-    producers = {
-        m.tensor
-        for m in group.members
-        if m.scored and len(network.model.constants[m.tensor].dims) > 1 and _produces(network, m)
-    }
-    if len(producers) > 1:
-        found.append("residual")
-    if any(_in_runs(axis, group.dim) for axis in axes):
-        found.append("concatenation")
-    if group.dim in reduced or any(_merged_with_pinned(axis, group.dim) for axis in axes):
-        found.append("reduction")
+def dependencies(network: Network) -> Mapping[Dim, list[str]]:
+    """Which of DepGraph's four kinds of dependency (its figure 2) couple each dim's weights."""
+    producers: dict[Dim, set[str]] = defaultdict(set)
+    concatenated: set[Dim] = set()
+    reduced = _reduced(network)
+    seen: set[str] = set()
+    for record in network.records:
+        weights = {
+            name
+            for name in record.node.input
+            if name in network.scored and name in network.model.constants and name not in seen
+        }
+        seen |= weights
+        made = _dims(network, record.node.output) if weights else set()
+        for name in weights:
+            axes = network.axes.get(name) or []
+            for axis in axes if len(axes) > 1 else ():
+                for dim in made.intersection(leaves(axis)):
+                    producers[dim].add(name)
+                concatenated |= _in_runs(axis)
+                reduced |= _merged_with_pinned(axis)
+    found: dict[Dim, list[str]] = defaultdict(lambda: ["basic"])
+    coupled = {dim for dim, names in producers.items() if len(names) > 1}
+    for kind, dims in (
+        ("residual", coupled),
+        ("concatenation", concatenated),
+        ("reduction", reduced),
+    ):
+        for dim in dims:
+            found[dim].append(kind)
     return found
 
 
-def _produces(network: Network, member: Any) -> bool:
-    """Whether a weight's output channels (and not its input's) are the member's axis."""
-    for record in network.records:
-        if member.tensor in record.node.input:
-            dims = {
-                dim
-                for output in record.node.output
-                for axis in network.axes.get(output) or ()
-                for dim in leaves(axis)
-            }
-            mine = set(leaves((network.axes.get(member.tensor) or [])[member.axis]))
-            return bool(mine & dims)
-    return False
-
-
-def _in_runs(axis: Axis, dim: Dim) -> bool:
-    """The dim is one of several runs laid end to end."""
+def _in_runs(axis: Axis) -> set[Dim]:
+    """The dims of an axis that are runs laid end to end."""
     axis = resolve(axis)
-    if isinstance(axis, Dim):
-        return False
-    if isinstance(axis, Concat) and any(dim is leaf for leaf in leaves(axis)):
-        return True
-    return any(_in_runs(part, dim) for part in axis.parts)
+    if isinstance(axis, Concat):
+        return set(leaves(axis))
+    return set().union(*map(_in_runs, axis.parts)) if isinstance(axis, Product) else set()
 
 
-def _merged_with_pinned(axis: Axis, dim: Dim) -> bool:
-    """The dim stands in a product with positions that stay: it was flattened."""
+def _merged_with_pinned(axis: Axis) -> set[Dim]:
+    """The dims of an axis that stand in a product with positions that stay: it was flattened."""
     axis = resolve(axis)
-    if isinstance(axis, Dim):
-        return False
     if isinstance(axis, Product):
-        dims = list(leaves(axis))
-        return dim in dims and any(other.pinned for other in dims)
-    return any(_merged_with_pinned(part, dim) for part in axis.parts)
+        dims = set(leaves(axis))
+        return dims if any(dim.pinned for dim in dims) else set()
+    return set().union(*map(_merged_with_pinned, axis.parts)) if isinstance(axis, Concat) else set()
+
+
+def _dims(network: Network, names: Iterable[str]) -> set[Dim]:
+    return {dim for name in names for axis in network.axes.get(name) or () for dim in leaves(axis)}
 
 
 def _reduced(network: Network) -> set[Dim]:
     found: set[Dim] = set()
     for record in network.records:
         if record.node.op_type.startswith("Reduce"):
-            for name in record.node.input[:1]:
-                inside = {d for a in network.axes.get(name) or () for d in leaves(a)}
-                outside = {
-                    d
-                    for output in record.node.output
-                    for a in network.axes.get(output) or ()
-                    for d in leaves(a)
-                }
-                found |= inside - outside
+            found |= _dims(network, record.node.input[:1]) - _dims(network, record.node.output)
     return found
 
 

@@ -16,17 +16,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    numpy_helper,
+)
 from onnx.inliner import inline_local_functions
 
 from .errors import BrokenModel, UnsupportedModel, UsageError
-from .model import Model, captured, graphs, is_external, node_name, subgraphs
+from .model import Model, captured, graphs, is_external, node_name, stored, subgraphs
 from .splitting import split_shared_vectors
 
 if TYPE_CHECKING:
@@ -41,6 +52,22 @@ def load(source: ModelLike) -> Model:
     Raises UsageError where there is no such file, BrokenModel where it is not a readable ONNX file,
     UnsupportedModel where it is one that can't be pruned as it is. A ModelProto is not changed.
     """
+    with readable(str(source) if isinstance(source, (str, Path)) else "the model"):
+        return _load(source)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Names are read when they are needed, not all at once: what is no text shows late."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise BrokenModel(
+            f"{name}: a name in it is not text ({error.object[:20]!r}); the file is damaged"
+        ) from error
+
+
+def _load(source: ModelLike) -> Model:
     path = None
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -78,27 +105,29 @@ def _from_graphsurgeon(source: object) -> ModelProto:
 
 
 def _read_file(path: Path) -> tuple[ModelProto, str]:
-    if not path.exists():
-        raise BrokenModel(f"{path}: no such file")
-    if path.is_dir():
-        raise BrokenModel(f"{path}: this is a directory; name the .onnx file in it")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise BrokenModel(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise BrokenModel(f"{path}: this is a directory; name the .onnx file in it") from None
     except OSError as error:
         raise BrokenModel(f"{path}: can't be read: {error.strerror}") from error
     if not data:
         raise BrokenModel(f"{path}: the file is empty")
-    digest = hashlib.sha256(data).hexdigest()
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)
+        # Hashing lets go of the interpreter, so it costs no time of its own beside the parsing.
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(hashlib.sha256, data)
+            proto.ParseFromString(data)
     except DecodeError:
         raise BrokenModel(
             f"{path}: not a readable ONNX file (it may be truncated, or of another format)"
         ) from None
     if not proto.HasField("graph") or not proto.opset_import:
         raise BrokenModel(f"{path}: not an ONNX model (it has no graph or names no opset)")
-    return proto, digest
+    return proto, digest.result().hexdigest()
 
 
 # -- what is refused -----------------------------------------------------------------------------
@@ -106,8 +135,8 @@ def _read_file(path: Path) -> tuple[ModelProto, str]:
 
 def _check(proto: ModelProto, base_dir: Path) -> None:
     for graph in graphs(proto.graph):
-        for tensor in graph.initializer:
-            _check_tensor(tensor, base_dir)
+        for name, tensor in stored(graph):
+            _check_tensor(name, tensor, base_dir)
         for node in graph.node:
             if node.domain == "com.microsoft.nchwc":
                 raise UnsupportedModel(
@@ -117,10 +146,10 @@ def _check(proto: ModelProto, base_dir: Path) -> None:
                 )
 
 
-def _check_tensor(tensor: TensorProto, base_dir: Path) -> None:
+def _check_tensor(name: str, tensor: TensorProto, base_dir: Path) -> None:
     """The bytes are there, where they may be, and as many as the dims say."""
     if any(dim < 0 for dim in tensor.dims):
-        raise BrokenModel(f"tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+        raise BrokenModel(f"tensor {name!r} has a negative dimension: {list(tensor.dims)}")
     if tensor.data_type == TensorProto.STRING:
         return
     count = 1
@@ -130,14 +159,14 @@ def _check_tensor(tensor: TensorProto, base_dir: Path) -> None:
         bits = _bits(tensor.data_type)
     except KeyError:
         raise BrokenModel(
-            f"tensor {tensor.name!r} is of the unknown element type {tensor.data_type}"
+            f"tensor {name!r} is of the unknown element type {tensor.data_type}"
         ) from None
     wanted = (count * bits + 7) // 8
     if is_external(tensor):
-        _check_external(tensor, base_dir, wanted)
+        _check_external(name, tensor, base_dir, wanted)
     elif tensor.HasField("raw_data") and len(tensor.raw_data) != wanted:
         raise BrokenModel(
-            f"tensor {tensor.name!r} {list(tensor.dims)} should have {wanted} bytes and has"
+            f"tensor {name!r} {list(tensor.dims)} should have {wanted} bytes and has"
             f" {len(tensor.raw_data)}; the file is damaged"
         )
 
@@ -150,24 +179,26 @@ def _bits(data_type: int) -> int:
     return 8 * onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
 
 
-def _check_external(tensor: TensorProto, base_dir: Path, wanted: int) -> None:
+def _check_external(name: str, tensor: TensorProto, base_dir: Path, wanted: int) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    if isinstance(location, bytes):  # what protobuf makes of a text that is not UTF-8
+        raise BrokenModel(f"tensor {name!r}: its external data path {location!r} is not text")
     file = base_dir / location
     root = base_dir.resolve()
     if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(root):
         raise BrokenModel(
-            f"tensor {tensor.name!r}: its external data path {location!r} leaves the model's folder"
+            f"tensor {name!r}: its external data path {location!r} leaves the model's folder"
         )
     if not file.is_file():
-        raise BrokenModel(f"tensor {tensor.name!r}: its external data file {location!r} is missing")
+        raise BrokenModel(f"tensor {name!r}: its external data file {location!r} is missing")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
     except ValueError:
         offset, length = -1, -1
     if offset < 0 or length != wanted or offset + length > file.stat().st_size:
         raise BrokenModel(
-            f"tensor {tensor.name!r}: {location!r} does not hold the {wanted} bytes that it needs"
+            f"tensor {name!r}: {location!r} does not hold the {wanted} bytes that it needs"
         )
 
 
@@ -218,17 +249,35 @@ def _reads(node: NodeProto) -> set[str]:
 
 def _densify(graph: GraphProto) -> None:
     for sparse in graph.sparse_initializer:
-        values = numpy_helper.to_array(sparse.values)
-        indices = numpy_helper.to_array(sparse.indices)
-        shape = tuple(sparse.dims)
-        count = int(np.prod(shape))
-        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
-        if flat.size and (flat.min() < 0 or flat.max() >= count):
-            raise BrokenModel(f"sparse tensor {sparse.values.name!r} has indices outside its shape")
-        dense = np.zeros(count, dtype=values.dtype)
-        dense[flat] = values
-        graph.initializer.append(numpy_helper.from_array(dense.reshape(shape), sparse.values.name))
+        graph.initializer.append(_dense(sparse, sparse.values.name))
     del graph.sparse_initializer[:]
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "sparse_value":
+                    tensor = _dense(attribute.sparse_tensor, node.output[0])
+                    attribute.Clear()
+                    attribute.name, attribute.type = "value", AttributeProto.TENSOR
+                    attribute.t.CopyFrom(tensor)
+
+
+def _dense(sparse: SparseTensorProto, name: str) -> TensorProto:
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    count = int(np.prod(shape))
+    dense = np.zeros(count, dtype=values.dtype)
+    try:
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+        if flat.size and flat.min() < 0:
+            raise ValueError("negative")
+        dense[flat] = values
+    except (ValueError, IndexError):
+        raise BrokenModel(
+            f"sparse tensor {name!r} has other indices than its shape {list(shape)} and its"
+            f" {values.size} values allow"
+        ) from None
+    return numpy_helper.from_array(dense.reshape(shape), name)
 
 
 def _make_names_unique(graph: GraphProto) -> None:

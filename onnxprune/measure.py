@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,13 @@ class Size:
         return asdict(self)
 
 
-def count(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Size:
+def count(
+    model: Model,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    loaded: ModelProto | None = None,
+    without: Container[str] = (),
+) -> Size:
     """Count parameters, MACs and bytes.
 
     Parameters are the elements of float tensors of rank 1 and more, in initializers and Constant
@@ -51,14 +57,16 @@ def count(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None)
 
     Args:
         input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open are 1.
+        loaded: what `model` holds, where it has been read already.
+        without: names of tensors that are not counted.
 
     Raises:
         UsageError: ``input_shapes`` contradicts the model.
         BrokenModel: the file can't be read.
     """
-    loaded = proto(model)
+    loaded = proto(model) if loaded is None else loaded
     macs, uncounted = _macs(loaded, input_shapes)
-    return Size(_parameters(loaded), macs, _bytes(model, loaded), uncounted)
+    return Size(_parameters(loaded, without), macs, _bytes(model, loaded), uncounted)
 
 
 # --- parameters and bytes -----------------------------------------------------------------------
@@ -95,7 +103,7 @@ def _graphs(model: ModelProto) -> Iterator[tuple[Sequence[NodeProto], GraphProto
                 yield from ((graph.node, graph) for graph in graphs(inner))
 
 
-def _parameters(model: ModelProto) -> int:
+def _parameters(model: ModelProto, without: Container[str] = ()) -> int:
     total = 0
     for nodes, graph in _graphs(model):
         quantised = {
@@ -114,7 +122,8 @@ def _parameters(model: ModelProto) -> int:
                     elif a.type == AttributeProto.SPARSE_TENSOR:
                         total += math.prod(a.sparse_tensor.values.dims)
         for name, tensor in tensors.items():
-            if tensor.dims and (tensor.data_type in _FLOATS or name in quantised):
+            weight = tensor.data_type in _FLOATS or name in quantised
+            if weight and tensor.dims and name not in without:
                 total += math.prod(tensor.dims)
         total += sum(math.prod(t.values.dims) for t in graph.sparse_initializer) if graph else 0
     return total

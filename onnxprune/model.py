@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Model:
         """
         return tensor_array(self.constants[name], self.base_dir, name)
 
-    @property
+    @cached_property
     def opset(self) -> int:
         """The version of the ai.onnx operators."""
         return max(
@@ -81,9 +82,20 @@ class Model:
         return [v for v in self.proto.graph.input if v.name not in self.constants]
 
 
+#: The standard operators that have graphs as attributes.
+_WITH_BODIES = frozenset(
+    schema.name
+    for schema in onnx.defs.get_all_schemas_with_history()
+    if not schema.domain
+    and any(a.type == onnx.defs.OpSchema.AttrType.GRAPH for a in schema.attributes.values())
+)
+
+
 def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The bodies of an If, Loop, Scan or any other node that has graphs as attributes."""
     found: list[GraphProto] = []
+    if not node.domain and node.op_type not in _WITH_BODIES:
+        return found  # most nodes: looking at each of their attributes is what takes time
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             found.append(attribute.g)
@@ -101,6 +113,16 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
         for node in graph.node:
             if node.attribute:
                 todo.extend(subgraphs(node))
+
+
+def stored(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """The tensors of `graph` alone by name: initializers, and those in attributes of its nodes."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t.name or node_name(node), attribute.t
 
 
 def captured(graph: GraphProto) -> set[str]:
@@ -131,6 +153,16 @@ def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
         raise BrokenModel(
             f"tensor {name or tensor.name!r} can't be read ({reason}); the file may be truncated"
         ) from error
+
+
+def replace_value(tensor: TensorProto, value: Array) -> None:
+    """Give `tensor` another value, in place; its name and what is said of it stay."""
+    new = numpy_helper.from_array(value)
+    for each in ("name", "doc_string"):
+        if tensor.HasField(each):
+            setattr(new, each, getattr(tensor, each))
+    new.metadata_props.extend(tensor.metadata_props)
+    tensor.CopyFrom(new)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto:

@@ -15,7 +15,7 @@ cached, so a pattern costs nothing when the next node uses it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from .errors import RuleError
 
@@ -69,7 +69,7 @@ class Operand:
     ignored: bool = False
     repeated: bool = False
 
-    @property
+    @cached_property
     def star(self) -> int | None:
         """Where the starred term stands among `axes`."""
         for i, term in enumerate(self.axes):
@@ -86,14 +86,14 @@ class Pattern:
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Every name that stands in the pattern, stars included."""
         return frozenset(
             name for operand in (*self.inputs, *self.outputs) for name in _names(operand.axes)
         )
 
-    @property
+    @cached_property
     def contracted(self) -> frozenset[str]:
         """Names that stand in an input and in no output: what the operator sums over."""
         outputs = {name for operand in self.outputs for name in _names(operand.axes)}

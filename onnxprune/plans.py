@@ -12,6 +12,7 @@ An axis is a group's name, a number (a run that stays whole), `["+", ...]` (runs
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -121,51 +122,116 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read a plan. Raises UsageError where the file is not one."""
         try:
-            document = json.loads(Path(path).read_text())
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(document, str(path))
         except OSError as error:
             raise UsageError(f"{path}: the plan can't be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: not a plan: {error}") from None
-        return cls.from_dict(document, str(path))
 
     @classmethod
     def from_dict(cls, document: Any, source: str = "plan") -> Plan:
         """A plan from its JSON document. Raises UsageError where it is not one."""
-        if not isinstance(document, dict) or "schema" not in document:
-            raise UsageError(f"{source}: not a plan (it names no schema)")
-        if document["schema"] != SCHEMA:
-            raise UsageError(
-                f"{source}: a plan of schema {document['schema']}; this version reads {SCHEMA}"
-            )
-        try:
-            groups = [
-                PlannedGroup(
-                    **{**group, "members": [(str(t), int(a)) for t, a in group["members"]]}
-                )
-                for group in document["groups"]
-            ]
-            for group in groups:
-                kept = np.array(group.kept)
-                if (
-                    kept.size == 0
-                    or kept.min() < 0
-                    or kept.max() >= group.size
-                    or (np.diff(kept) <= 0).any()
-                ):
-                    raise ValueError(f"kept indices of {group.name!r} are out of range or order")
-            plan = cls(
-                dict(document["model"]),
-                dict(document["options"]),
-                groups,
-                dict(document["tensors"]),
-                str(document.get("version", "")),
-                SCHEMA,
-                dict(document.get("copies", {})),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"{source}: the plan is damaged: {error}") from error
-        _ = plan.kept
-        return plan
+        where = f"{source}: not a plan"
+        fields = _typed(document, dict, where)
+        schema = _field(fields, "schema", int, where)
+        if schema != SCHEMA:
+            raise UsageError(f"{source}: a plan of schema {schema}; this version reads {SCHEMA}")
+        groups = [
+            _group(each, f"{where}: groups[{i}]")
+            for i, each in enumerate(_field(fields, "groups", [dict], where))
+        ]
+        sizes = {group.name: group.size for group in groups}
+        tensors = _field(fields, "tensors", dict, where)
+        for tensor, axes in tensors.items():
+            here = f"{where}: tensors[{tensor!r}]"
+            for axis, spelled in _typed(axes, dict, here).items():
+                if not axis.isdecimal():
+                    raise UsageError(f"{here}: {axis!r} is not the number of an axis")
+                _check_spelled(spelled, sizes, f"{here}[{axis}]")
+        copies = _typed(fields.get("copies", {}), dict, f"{where}: copies")
+        return cls(
+            _field(fields, "model", dict, where),
+            _field(fields, "options", dict, where),
+            groups,
+            tensors,
+            _typed(fields.get("version", ""), str, f"{where}: version"),
+            SCHEMA,
+            copies,
+        )
+
+
+# -- reading a document that may be damaged ------------------------------------------------------
+
+#: The JSON type of each field of a group: `[x]` is a list of x, a tuple a list of that length.
+_GROUP: dict[str, Any] = {
+    **{"name": str, "size": int, "kept": [int], "kind": str, "role": str, "scores": [float]},
+    "members": [(str, int)],
+}
+_WORDS = {str: "a string", int: "an integer", float: "a number", dict: "an object"}
+#: No axis of a weight is longer.
+_LONGEST = 2**28
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """`value`, where it is of that JSON type. Raises UsageError."""
+    if isinstance(kind, (list, tuple)):
+        items = _typed_list(value, where)
+        if isinstance(kind, tuple) and len(items) != len(kind):
+            raise UsageError(f"{where}: {len(kind)} entries were expected, not {len(items)}")
+        kinds = kind if isinstance(kind, tuple) else kind * len(items)
+        found = [
+            _typed(item, each, f"{where}[{i}]")
+            for i, (item, each) in enumerate(zip(items, kinds, strict=True))
+        ]
+        return tuple(found) if isinstance(kind, tuple) else found
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise UsageError(f"{where}: {_WORDS[kind]} was expected, not {str(value)[:40]!r}")
+    return value
+
+
+def _typed_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: a list was expected, not {str(value)[:40]!r}")
+    return value
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+    if name not in fields:
+        raise UsageError(f"{where}: it has no {name!r}")
+    return _typed(fields[name], kind, f"{where}: {name}")
+
+
+def _group(document: Mapping[str, Any], where: str) -> PlannedGroup:
+    group = PlannedGroup(**{name: _field(document, name, _GROUP[name], where) for name in _GROUP})
+    kept = group.kept
+    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.size:
+        raise UsageError(
+            f"{where}: the kept indices of {group.name!r} are not some of 0 to {group.size - 1},"
+            " in order"
+        )
+    return group
+
+
+def _check_spelled(spelled: Any, sizes: Mapping[str, int], where: str) -> int:
+    """The size of a spelled axis. Raises UsageError where it is none."""
+    size = 0
+    if isinstance(spelled, str):
+        if spelled not in sizes:
+            raise UsageError(f"{where}: there is no group {spelled!r}")
+        size = sizes[spelled]
+    elif isinstance(spelled, list) and len(spelled) > 1 and spelled[0] in ("+", "*"):
+        parts = [_check_spelled(part, sizes, where) for part in spelled[1:]]
+        size = sum(parts) if spelled[0] == "+" else math.prod(parts)
+    elif isinstance(spelled, int) and not isinstance(spelled, bool):
+        size = spelled
+    if not 0 < size <= _LONGEST:
+        raise UsageError(f"{where}: {str(spelled)[:40]!r} is not an axis")
+    return size
+
+
+# -- axes, spelled out ---------------------------------------------------------------------------
 
 
 def _positions(
@@ -266,8 +332,7 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
         for member in group.members:
             given = kept.get(member.tensor, {}).get(member.axis)
             if given is not None:
-                found = np.unique(member.index[given])
-                found = found[found >= 0].astype(np.int64)
+                found = np.unique(member.channels[np.isin(member.positions, given)])
                 if 0 < len(found) < group.size:
                     choice[group.dim] = found
                 break

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from .axes import Axis, Dim, Index, select, selected_size
+from .axes import Axis, Dim, Index, Product, leaves, product, resolve, select, selected_size
 from .infer import Network, Patch
-from .model import Array, attributes, captured, graphs, subgraphs
+from .model import Array, attributes, captured, graphs, replace_value, subgraphs
 from .values import is_number
 
 Choice = Mapping[Dim, Index]
@@ -46,7 +46,7 @@ def tensor_positions(network: Network, choice: Choice) -> dict[str, dict[int, In
 
 def changed_positions(axis: Axis, choice: Choice) -> Index | None:
     """The positions of `axis` that are kept, or None where all are, in order."""
-    if axis.size is None or axis.size < 2:
+    if axis.size is None or axis.size < 2 or not any(dim in choice for dim in leaves(axis)):
         return None
     positions = select(axis, choice)
     same = len(positions) == axis.size and bool((positions == np.arange(axis.size)).all())
@@ -145,10 +145,10 @@ class _Rewriter:
                 setattr(target, descriptor.name, value)
 
     def _cut(self, tensor: TensorProto) -> TensorProto:
-        value = self._value(tensor.name)
-        new = numpy_helper.from_array(value, tensor.name)
-        new.doc_string = tensor.doc_string
-        new.metadata_props.extend(tensor.metadata_props)
+        new = TensorProto(name=tensor.name, metadata_props=tensor.metadata_props)
+        if tensor.HasField("doc_string"):
+            new.doc_string = tensor.doc_string
+        replace_value(new, self._value(tensor.name))
         return new
 
     def _value(self, name: str) -> Array:
@@ -169,11 +169,13 @@ class _Rewriter:
 
     def _cut_constant(self, node: NodeProto) -> None:
         name = node.output[0]
-        value = self._value(name)
+        tensor = TensorProto()
+        if node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+        replace_value(tensor, self._value(name))
+        attribute = AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor)
         del node.attribute[:]
-        attribute = node.attribute.add()
-        attribute.name, attribute.type = "value", AttributeProto.TENSOR
-        attribute.t.CopyFrom(numpy_helper.from_array(value))
+        node.attribute.append(attribute)
 
     # -- sizes -----------------------------------------------------------------------------------
 
@@ -183,15 +185,52 @@ class _Rewriter:
             for i, axis in patch.sizes.items()
             if (size := self.size(axis)) is not None and size != axis.size
         }
-        if not new:
+        scaled = {
+            i: factors
+            for i, axis in patch.sizes.items()
+            if axis.size is None and (factors := self._known_factors(axis)) is not None
+        }
+        if not new and not scaled:
             return
         self.edited = True
         name = next(name for name in patch.node.output if name)
         node, graph = self.nodes[name]
         if isinstance(patch.slot, str):
             self._set_attribute(node, patch, new)
+        elif scaled:
+            source = patch.node.input[patch.slot]
+            value = self.network.value_of(source)
+            width = 1 if value is None else value.size
+            source = self._scaled(node, source, width, scaled)
+            if new:
+                source = self._patched(node, source, width, new, np.int64)
+            node.input[patch.slot] = source
         else:
             self._set_operand(node, graph, patch, patch.slot, new)
+
+    def _known_factors(self, axis: Axis) -> tuple[int, int] | None:
+        """Of `(n 12)`, where n is the run time's: 12 and what becomes of it, if that differs."""
+        axis = resolve(axis)
+        if not isinstance(axis, Product):
+            return None
+        known = product(part for part in axis.parts if part.size is not None)
+        before, now = known.size, self.size(known)
+        return (before, now) if before and now and before != now else None
+
+    def _scaled(
+        self, node: NodeProto, source: str, width: int, scaled: Mapping[int | None, tuple[int, int]]
+    ) -> str:
+        """`source`, computed at run time, with other factors in some of its elements."""
+        factors = np.ones((2, width), dtype=np.int64)
+        for i, (before, now) in scaled.items():
+            factors[:, i or 0] = before, now
+        known, name = self._name(f"{source}_known"), self._name(f"{source}_scaled")
+        by = [self._constant(each, f"{source}_factors") for each in factors]
+        self.before[node.output[0]] += [
+            _node("Div", [source, by[0]], known),
+            _node("Mul", [known, by[1]], name),
+        ]
+        return name
 
     def _set_attribute(self, node: NodeProto, patch: Patch, new: Mapping[int | None, int]) -> None:
         slot = str(patch.slot)

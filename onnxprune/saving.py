@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import ModelProto, TensorProto, numpy_helper
+import onnx
+from onnx import ModelProto, TensorProto
 
 from .errors import UsageError, WriteFailed
-from .model import graphs, is_external
+from .model import Model, graphs, is_external, replace_value, stored, tensor_array
 
 #: External tensors start at multiples of this, so that they can be mapped into memory.
 _ALIGNMENT = 4096
 #: Tensors smaller than this (bytes) stay in the model file.
 _INLINE = 1024
+#: The same for what stands in attributes: fewer tools can read those from other files.
+_INLINE_ATTRIBUTE = 2**20
 #: protobuf can't hold more than this in one message (bytes).
 _LIMIT = 2**31 - 2**20
 
 
-def check_target(output: Path, source: Path | None, force: bool) -> None:
+def check_target(output: Path, sources: Iterable[Path], force: bool) -> None:
     """Refuse an output that can't be meant.
 
-    Raises UsageError where it is the input, a directory, or there already.
+    Raises UsageError where it is one of the inputs, a directory, or there already; WriteFailed
+    where its folder can't be entered.
     """
-    if source is not None and output.exists() and output.resolve() == source.resolve():
-        raise UsageError(f"{output}: the output is the input; name another file")
-    if output.is_dir():
-        raise UsageError(f"{output}: this is a directory; name a file in it")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: no such directory")
-    if output.exists() and not force:
-        raise UsageError(f"{output}: is there already; use --force to replace it")
+    with _writing(output):
+        for source in sources:
+            if output.exists() and source.exists() and output.samefile(source):
+                raise UsageError(f"{output}: the output is an input; name another file")
+        if output.is_dir():
+            raise UsageError(f"{output}: this is a directory; name a file in it")
+        if not output.parent.is_dir():
+            raise UsageError(f"{output.parent}: no such directory")
+        if output.exists() and not force:
+            raise UsageError(f"{output}: is there already; use --force to replace it")
+
+
+def data_file(output: Path) -> Path:
+    """Where the weights of a model go that are written outside of it."""
+    return output.with_name(output.name + ".data")
+
+
+def data_sources(model: Model) -> list[Path]:
+    """The files in which a model keeps weights."""
+    places = {
+        entry.value
+        for tensor in model.constants.values()
+        if is_external(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [model.base_dir / place for place in sorted(places)]
 
 
 def save(
@@ -52,11 +76,13 @@ def save(
 
     Raises WriteFailed; nothing is left half written then.
     """
-    external = external or proto.ByteSize() > _LIMIT
-    model = ModelProto()
-    model.CopyFrom(proto)
+    external = external or _weigh(proto) > _LIMIT
+    model = proto
+    if external or any(is_external(t) for graph in graphs(proto.graph) for _, t in stored(graph)):
+        model = ModelProto()
+        model.CopyFrom(proto)
     with _writing(output), _scratch(output) as folder:
-        draft, data = folder / output.name, folder / (output.name + ".data")
+        draft, data = folder / output.name, folder / data_file(output).name
         if external:
             _move_out(model, data, base_dir)
         else:
@@ -67,39 +93,44 @@ def save(
         if check is not None:
             check(draft)
         if external:
-            os.replace(data, output.with_name(data.name))
+            os.replace(data, data_file(output))
         os.replace(draft, output)
+
+
+def _weigh(proto: ModelProto) -> int:
+    """The bytes of the weights: what `ByteSize` comes to, which would write all of them."""
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for graph in graphs(proto.graph)
+        for _, tensor in stored(graph)
+    )
 
 
 def inline_all(proto: ModelProto, base_dir: Path) -> None:
     """Bring the tensors that are in other files into `proto`, in place."""
     for graph in graphs(proto.graph):
-        for tensor in graph.initializer:
+        for _, tensor in stored(graph):
             if is_external(tensor):
                 _inline(tensor, base_dir)
 
 
 def _inline(tensor: TensorProto, base_dir: Path) -> None:
-    value = numpy_helper.to_array(tensor, str(base_dir))
-    name, doc = tensor.name, tensor.doc_string
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
-    tensor.doc_string = doc
+    replace_value(tensor, tensor_array(tensor, base_dir))
 
 
 def _move_out(proto: ModelProto, data: Path, base_dir: Path) -> None:
     """Move the larger tensors of `proto`, in place, to the file `data`."""
     with open(data, "wb") as file:
         for graph in graphs(proto.graph):
-            for tensor in graph.initializer:
+            inside = len(graph.initializer)
+            for i, (_, tensor) in enumerate(stored(graph)):
                 if tensor.data_type == TensorProto.STRING:
                     continue
-                if is_external(tensor):
+                least = _INLINE if i < inside or is_external(tensor) else _INLINE_ATTRIBUTE
+                if is_external(tensor) or not tensor.HasField("raw_data"):
                     _inline(tensor, base_dir)
-                elif not tensor.HasField("raw_data"):
-                    array = numpy_helper.to_array(tensor)
-                    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
                 raw = tensor.raw_data
-                if len(raw) < _INLINE:
+                if len(raw) < least:
                     continue
                 offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
                 file.write(b"\0" * (offset - file.tell()))
@@ -114,12 +145,23 @@ def _move_out(proto: ModelProto, data: Path, base_dir: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, through a temporary file beside it. Raises WriteFailed."""
+    """Write `data` to `path`, all or nothing. Raises WriteFailed."""
+    with pending(path, data):
+        pass
+
+
+@contextlib.contextmanager
+def pending(path: Path, data: bytes) -> Iterator[None]:
+    """Have `data` ready beside `path`, and move it there only if the block ends well.
+
+    Raises WriteFailed.
+    """
     with _writing(path), _scratch(path) as folder:
         draft = folder / path.name
         with open(draft, "wb") as file:
             file.write(data)
             _sync(file)
+        yield
         os.replace(draft, path)
 
 

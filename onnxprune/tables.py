@@ -89,7 +89,20 @@ class Rule:
         }
 
 
-_KEYS = {"ops", "axes", "function", "pinned", "pin", "bind", "score", "zero", "roles", "passes"}
+#: The keys of a table, what each holds, and how to say so.
+_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "ops": (list, "a list of operators"),
+    "axes": (str, "a pattern in quotes"),
+    "function": (str, "the name of a registered function"),
+    "pinned": (str, "a reason"),
+    "pin": ((dict, list), "names of the pattern, each with a reason"),
+    "bind": (dict, "names of the pattern, each with an attribute"),
+    "score": (list, "a list of operand numbers"),
+    "zero": (str, "operand numbers, as in '0*1 + 2'"),
+    "roles": (dict, "names of the pattern, each with a role"),
+    "passes": (bool, "true or false"),
+}
+_ELEMENTS: dict[str, type] = {"ops": str, "pin": str, "bind": str, "score": int, "roles": str}
 ROLES = ("heads", "head-dim", "ffn", "hidden", "channels")
 #: Roles that tables may give and that are not asked for by name.
 _INNER_ROLES = ("conv-groups", "projection")
@@ -106,10 +119,18 @@ def read_tables(text: str, source: str) -> dict[str, Rule]:
         where = f"{source}: [{title}]"
         if not isinstance(table, dict):
             raise RuleError(f"{where}: a table was expected, as in\n    [MyOp]\n    axes = ...")
-        if unknown := set(table) - _KEYS:
+        if unknown := table.keys() - _KEYS.keys():
             raise RuleError(
                 f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}"
             )
+        for key, value in table.items():
+            kind, words = _KEYS[key]
+            fits = isinstance(value, kind)
+            if fits and key in _ELEMENTS:
+                elements = value.values() if isinstance(value, dict) else value
+                fits = all(isinstance(each, _ELEMENTS[key]) for each in elements)
+            if not fits:
+                raise RuleError(f"{where}: {key} = {value!r}; write {words}")
         for name in table.get("ops", [title]):
             rules[name] = _rule(name, table, where)
     return rules
@@ -139,6 +160,16 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
     for role in roles.values():
         if role not in (*ROLES, *_INNER_ROLES):
             raise RuleError(f"{where}: unknown role {role!r}; known are {', '.join(ROLES)}")
+    zero = _zero(table["zero"], where) if "zero" in table else None
+    score = tuple(table.get("score", ()))
+    if pattern and not (pattern.inputs and pattern.inputs[-1].repeated):
+        for key, numbers in (("score", score), ("zero", [i for term in zero or () for i in term])):
+            for each in numbers:
+                if each >= len(pattern.inputs):
+                    raise RuleError(
+                        f"{where}: {key} names operand {each}; the pattern has"
+                        f" {len(pattern.inputs)}, counted from 0"
+                    )
     return Rule(
         name=name,
         pattern=pattern,
@@ -146,8 +177,8 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
         pinned=table.get("pinned"),
         pin=pin,
         bind=table.get("bind", {}),
-        score=tuple(table.get("score", ())),
-        zero=_zero(table["zero"], where) if "zero" in table else None,
+        score=score,
+        zero=zero,
         roles=roles,
         passes=bool(table.get("passes", False)),
         source=where,
@@ -157,11 +188,18 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
 def _zero(text: str, where: str) -> Zero:
     try:
         return tuple(
-            tuple(REST if part.strip() == "..." else int(part) for part in term.split("*"))
-            for term in text.split("+")
+            tuple(_operand(part.strip()) for part in term.split("*")) for term in text.split("+")
         )
     except ValueError:
         raise RuleError(f"{where}: zero = {text!r}; write operand numbers, as `0*1 + 2`") from None
+
+
+def _operand(text: str) -> int:
+    if text == "...":
+        return REST
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
 
 
 def tables_folder() -> Path:
@@ -177,7 +215,7 @@ def built_in() -> Mapping[str, Rule]:
 
     rules: dict[str, Rule] = {}
     for path in sorted(tables_folder().glob("*.toml")):
-        for name, rule in read_tables(path.read_text(), path.name).items():
+        for name, rule in read_tables(path.read_text(encoding="utf-8"), path.name).items():
             if name in rules:
                 raise RuleError(f"{rule.source}: {name} has a rule already: {rules[name].source}")
             rules[name] = rule
@@ -192,7 +230,7 @@ def with_user_rules(files: Iterable[str | Path] = ()) -> Mapping[str, Rule]:
     rules = dict(built_in())
     for file in files:
         try:
-            text = Path(file).read_text()
+            text = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RuleError(f"{file}: the rules can't be read: {error}") from None
         rules.update(read_tables(text, str(file)))

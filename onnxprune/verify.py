@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -11,7 +10,7 @@ from onnx import ModelProto
 
 from .comparison import interface_differences
 from .errors import CheckFailed, OnnxPruneError
-from .runtime import find_inputs, run, session
+from .runtime import FoundInputs, run, session
 from .shapes import weightless
 
 
@@ -19,13 +18,13 @@ def verify(
     reference: ModelProto,
     pruned: ModelProto,
     base_dir: Path,
-    *,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    found: FoundInputs,
     threads: int = 1,
 ) -> None:
     """Check strict shape inference, the interface, and a run at two sizes of each dynamic dim.
 
-    What the original fails is not asked of the pruned model.
+    `found` holds inputs that the original runs with. What the original fails is not asked of the
+    pruned model.
 
     Raises CheckFailed, saying which check; UnsupportedModel where the original does not run.
     """
@@ -33,7 +32,6 @@ def verify(
         raise CheckFailed(f"the interface has changed: {difference}")
     if _strict(reference) is None and (reason := _strict(pruned)) is not None:
         raise CheckFailed(f"strict shape inference refuses the pruned model: {reason}")
-    found = find_inputs(reference, input_shapes, threads=threads, base_dir=base_dir)
     before = session(reference, optimize=False, threads=threads, base_dir=base_dir)
     try:
         after = session(pruned, optimize=False, threads=threads, base_dir=base_dir)

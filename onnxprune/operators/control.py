@@ -42,7 +42,7 @@ def branches(op: Op) -> None:
         bodies = [taken]
     for body in bodies:
         walk(network, body)
-    for i, name in enumerate(op.node.output):
+    for i, name in enumerate(op.outputs):
         if not name:
             continue
         found = [network.axes_of(body.output[i].name) for body in bodies]
@@ -74,15 +74,15 @@ def scan(op: Op) -> None:
     """State tensors keep their axes from step to step; scanned ones lose and gain one."""
     body = _body(op, "body")
     scanned = int(op.attr("num_scan_inputs"))
-    states = len(op.node.input) - scanned
+    states = len(op.inputs) - scanned
     if op.network.model.opset < 9:
         raise Unsure("Scan of opset 8 has a batch axis of its own")
     network = op.network
     in_axes = op.attr("scan_input_axes") or [0] * scanned
-    outs = len(op.node.output) - states
+    outs = len(op.outputs) - states
     out_axes = op.attr("scan_output_axes") or [0] * outs
     steps: list[Axis] = []
-    for i in range(len(op.node.input)):
+    for i in range(len(op.inputs)):
         axes = list(op.axes(i))
         if i >= states:
             at = in_axes[i - states] % len(axes)
@@ -109,7 +109,7 @@ def loop(op: Op) -> None:
     """Carried tensors keep their axes from step to step; what is collected gains a first axis."""
     body = _body(op, "body")
     network = op.network
-    carried = len(op.node.input) - 2
+    carried = len(op.inputs) - 2
     for value in body.input[:2]:
         network.axes[value.name] = []
     for i in range(carried):
@@ -121,7 +121,7 @@ def loop(op: Op) -> None:
         _equate(op, own, inner, "a state that changes its shape")
         if own is not None:
             op.out(own, i)
-    for i in range(carried, len(op.node.output)):
+    for i in range(carried, len(op.outputs)):
         inner = network.axes_of(body.output[1 + i].name)
         if inner is None:
             raise Unsure("the rank of what it collects is unknown")

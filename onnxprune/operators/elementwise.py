@@ -1,8 +1,8 @@
-"""Elementwise operators that keep zero for some values of their operands only."""
+"""Elementwise operators for which the values of some operands matter."""
 
 from __future__ import annotations
 
-from ..infer import Op
+from ..infer import Op, Unsure
 from ..tables import function
 from ..values import is_number
 
@@ -26,9 +26,19 @@ def clip(op: Op) -> None:
     op.out(op.axes(0))
 
 
+@function("dropout")
+def dropout(op: Op) -> None:
+    """The identity, but in training."""
+    training = op.value(2)
+    if op.has(2) and (training is None or not is_number(training.item()) or training.item()):
+        raise Unsure("it drops positions at random")
+    op.out(op.axes(0))
+    op.out(op.axes(0), 1)
+
+
 @function("pow")
 def power(op: Op) -> None:
-    exponent = op.network.value_of(op.node.input[1])
+    exponent = op.network.value_of(op.inputs[1])
     if exponent is None or not all(is_number(e) and e > 0 for e in exponent.ravel().tolist()):
         op.loses_zero()
     op.out(op.broadcast([op.axes(0), op.axes(1)]))

@@ -14,7 +14,7 @@ def constant_of_shape(op: Op) -> None:
     value = op.value(0)
     if value is None:
         op.out(op.out_fresh())
-        op.pin_all(op.network.axes[op.node.output[0]] or (), "its shape is computed at run time")
+        op.pin_all(op.network.axes[op.outputs[0]] or (), "its shape is computed at run time")
         return
     axes: Axes = []
     patch: dict[int | None, Axis] = {}
@@ -33,7 +33,7 @@ def constant_of_shape(op: Op) -> None:
 @function("counted")
 def counted(op: Op) -> None:
     """Range: positions themselves are the values."""
-    value = op.network.shapes.get(op.node.output[0])
+    value = op.network.shapes.get(op.outputs[0])
     axes = [op.network.symbol(size) for size in value] if value else [op.network.symbol(None)]
     op.pin_all(axes, "holds positions")
     op.out(axes)

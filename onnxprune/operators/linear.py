@@ -57,12 +57,13 @@ def product_of(op: Op, a: Axes, b: Axes) -> None:
     op.out(out)
     constants = op.network.model.constants
     weights = [i for i in (0, 1) if _is_weight(op, i)]
-    if not weights and not any(op.node.input[i] in constants for i in (0, 1)):
+    if not weights and not any(op.inputs[i] in constants for i in (0, 1)):
         # Two activations: attention, in the way that every exporter writes it.
         for axis in batch:
             op.role(axis, "heads")
         op.role(a[-1], "head-dim")
-        op.role(out[-1], "head-dim")
+        if out:
+            op.role(out[-1], "head-dim")
     elif weights == [1] and len(b) > 1:
         op.role(b[-1], "projection")
     elif weights == [0] and len(a) > 1:
@@ -72,7 +73,7 @@ def product_of(op: Op, a: Axes, b: Axes) -> None:
 def _is_weight(op: Op, i: int) -> bool:
     """A constant, or made from one by operators that only rearrange or dequantise it."""
     network = op.network
-    name = op.node.input[i]
+    name = op.inputs[i]
     for _ in range(8):
         if name in network.model.constants:
             return True

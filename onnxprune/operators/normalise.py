@@ -26,7 +26,7 @@ def skip_layer_norm(op: Op) -> None:
     for a, b in zip(reversed(axes), reversed(op.axes(1)), strict=False):
         if b.size != 1 or a.size == 1:
             op.unify(a, b)
-    for i in range(2, len(op.node.input)):
+    for i in range(2, len(op.inputs)):
         if op.has(i):
             op.unify(op.axes(i)[-1], axes[-1])
     op.statistical(axes[-1])
@@ -58,9 +58,28 @@ def batch_norm(op: Op) -> None:
     for i in range(1, 5):
         (vector,) = op.axes(i)
         op.unify(vector, axes[1])
+    if op.attr("training_mode", 0) or (op.network.model.opset < 14 and len(op.outputs) > 1):
+        for axis in (axes[0], *axes[2:]):
+            op.statistical(axis)
     op.out(axes)
-    for i in range(1, len(op.node.output)):
+    for i in range(1, len(op.outputs)):
         op.out([axes[1]], i)
+
+
+@function("group_norm")
+def group_norm(op: Op) -> None:
+    """Before opset 21 there is one scale for each group, since then one for each channel."""
+    scale = "(g c)" if op.network.model.opset >= 21 else "g"
+    op.match(f"n (g [c]) [*s], {scale}, {scale} -> n (g c) *s")
+
+
+@function("mean_variance")
+def mean_variance(op: Op) -> None:
+    """MeanVarianceNormalization: over all but the channels, if it is not told otherwise."""
+    axes = op.axes(0)
+    for at in op.attr("axes", [0, 2, 3]):
+        op.statistical(axes[at])
+    op.out(axes)
 
 
 @function("softmax")
@@ -97,6 +116,8 @@ def reduce_statistic(op: Op) -> None:
     where, kept = _reduced(op)
     for i in where:
         op.statistical(axes[i])
+        if axes[i].size == 0:
+            op.loses_zero()  # the largest of nothing is minus infinity
     if op.node.op_type == "ReduceMean":
         for i in where:
             op.role(axes[i], "normalised")

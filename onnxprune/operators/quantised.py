@@ -27,7 +27,7 @@ def quantise(op: Op) -> None:
 def qlinear_conv(op: Op) -> None:
     """QLinearConv: x, x_scale, x_zp, w, w_scale, w_zp, y_scale, y_zp, (bias)."""
     op.match("n (g i) *s, *q0, *q1, (g o) i *k, *q2, *q3, *q4, *q5, (g o)? -> n (g o) *t")
-    out = op.network.axes[op.node.output[0]]
+    out = op.network.axes[op.outputs[0]]
     for i in (4, 5):
         if op.axes(i) and op.axes(i)[0].size != 1 and out:
             op.unify(op.axes(i)[0], out[1])
@@ -41,7 +41,7 @@ def qlinear_conv(op: Op) -> None:
 def conv_integer(op: Op) -> None:
     """ConvInteger: x, w, (x_zp), (w_zp)."""
     op.match("n (g i) *s, (g o) i *k, *q0?, *q1? -> n (g o) *t")
-    out = op.network.axes[op.node.output[0]]
+    out = op.network.axes[op.outputs[0]]
     if op.has(3) and op.axes(3) and op.axes(3)[0].size != 1 and out:
         op.unify(op.axes(3)[0], out[1])
     for name in ("s", "t", "k"):

@@ -15,7 +15,7 @@ def recurrent(op: Op) -> None:
     first = "b t i" if op.attr("layout", 0) else "t b i"
     state = "b d h" if op.attr("layout", 0) else "d b h"
     y = "b t d h" if op.attr("layout", 0) else "t d b h"
-    inputs = f"{first}, d ({gates} h) i, d ({gates} h) h, d ({2 * gates} h)?, .?, {state}?"
+    inputs = f"{first}, d ({gates} h) i, d ({gates} h) h, d ({2 * gates} h)?, b?, {state}?"
     outputs = f"{y}, {state}"
     if op.node.op_type == "LSTM":
         inputs += f", {state}?, d (3 h)?"

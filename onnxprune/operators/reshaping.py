@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..axes import Axis, Dim, Product, factor, product, resolve
+from ..axes import Axis, Dim, Product, factor, is_pinned, product, resolve
 from ..infer import Axes, Op, Unsure
 from ..tables import function
 from ..values import UNKNOWN, Size, is_number, resolved, shape_range, size_of
@@ -71,13 +71,16 @@ def reshape(op: Op) -> None:
             element = size_of(axes[i])
         sizes.append(int(element) if is_number(element) else element)
     out = regroup(op, axes, sizes)
+    for axis, element in zip(out, target, strict=True):
+        if element is UNKNOWN and axis.size is None and not is_pinned(axis):
+            op.pin(axis, "its size is computed at run time")
     op.out(out)
     op.patch(
         slot,
         {
             i: axis
             for i, (axis, element) in enumerate(zip(out, target, strict=True))
-            if not (is_number(element) and int(element) in (0, -1)) and axis.size is not None
+            if not (is_number(element) and int(element) in (0, -1))
         },
     )
 
@@ -109,7 +112,7 @@ def regroup(op: Op, axes: Axes, sizes: list[Any]) -> Axes:
     done = len(sizes) if back is None else back + 1
     op.pin_all(factors, "merged or split in a way that is only known at run time")
     result: Axes = []
-    declared = op.network.shapes.get(op.node.output[0])
+    declared = op.network.shapes.get(op.outputs[0])
     for i, each in enumerate(out):
         if i < left or i >= done:
             result.append(product(each) if each else Dim(1))
@@ -226,6 +229,7 @@ def expand(op: Op) -> None:
                 fresh = element.dims[0]
             else:
                 fresh = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
+                op.pin(fresh, "expanded to a size that is only known at run time")
             out.append(fresh)
         else:
             if axis.size is not None and not is_number(element):
@@ -256,8 +260,10 @@ def shape(op: Op) -> None:
     axes = op.axes(0)
     start, end = shape_range(op, len(axes))
     op.network.shape_nodes.append((op.node, list(axes[start:end])))
+    if op.outputs[0] in op.network.results:
+        op.pin_all(axes[start:end], "its size is a result")
     op.out([Dim(end - start)])
-    op.pin_all(op.network.axes[op.node.output[0]] or (), "one element for each axis")
+    op.pin_all(op.network.axes[op.outputs[0]] or (), "one element for each axis")
 
 
 @function("size")

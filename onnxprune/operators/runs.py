@@ -12,7 +12,7 @@ from ..values import is_number
 
 @function("concat")
 def concatenate(op: Op) -> None:
-    operands = [op.axes(i) for i in range(len(op.node.input)) if op.has(i)]
+    operands = [op.axes(i) for i in range(len(op.inputs)) if op.has(i)]
     rank = len(operands[0])
     if any(len(axes) != rank for axes in operands):
         raise Unsure("operands of different ranks")
@@ -44,7 +44,7 @@ def split_runs(op: Op) -> None:
     axes = op.axes(0)
     at = op.axis(0, len(axes))
     axis = axes[at]
-    outputs = len(op.node.output)
+    outputs = len(op.outputs)
     sizes = op.ints(1, "split")
     given = sizes is not None
     if axis.size is None:
@@ -136,7 +136,7 @@ def _elements(op: Op, i: int, attribute: str | None) -> list[Any]:
     if op.has(i):
         value = op.value(i)
         if value is None:
-            raise Unsure(f"operand {op.node.input[i]!r} is computed at run time")
+            raise Unsure(f"operand {op.inputs[i]!r} is computed at run time")
         found: list[Any] = value.ravel().tolist()
         return found
     return list(op.attr(attribute) or ()) if attribute else []

@@ -12,7 +12,7 @@ from ..values import is_number
 def resize(op: Op) -> None:
     """Resize and Upsample: axes of scale 1 pass; along all others positions matter."""
     axes = op.axes(0)
-    modern = len(op.node.input) > 2
+    modern = len(op.inputs) > 2
     scales = op.value(2 if modern else 1) if op.has(2 if modern else 1) else None
     sizes = op.value(3) if op.has(3) else None
     where = [i % len(axes) for i in (op.attr("axes") or range(len(axes)))]

@@ -1,0 +1,320 @@
+"""Rules: the tables fit the operators' schemas, and what each rule claims holds in onnxruntime.
+
+`ONNXPRUNE_LONG=1` proves the rules on every node test of the onnx package instead of a sample.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import helper
+
+from onnxprune.axes import leaves
+from onnxprune.errors import RuleError
+from onnxprune.infer import infer
+from onnxprune.loading import load
+from onnxprune.tables import REST, Rule, built_in, read_tables, with_user_rules
+from tests.equivariance import OPSETS, Case, candidates, dynamic, graph_case, one, prove, variants
+from tests.rule_cases import HAND_MADE, I64, draw, scalar
+
+LONG = os.environ.get("ONNXPRUNE_LONG", "") not in ("", "0")
+#: Cases of the onnx package that are tried of each operator, without ONNXPRUNE_LONG.
+SAMPLE = 6
+
+# -- (a) tables and schemas ----------------------------------------------------------------------
+
+
+@cache
+def contrib_schemas() -> dict[tuple[str, str], list[Any]]:
+    """onnxruntime's own schemas, those of ONNX included."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], list[Any]] = {}
+    for schema in state.get_all_operator_schema():
+        domain = "" if schema.domain == "ai.onnx" else schema.domain
+        found.setdefault((domain, schema.name), []).append(schema)
+    return found
+
+
+def schemas_of(name: str) -> list[Any]:
+    """Every version of an operator that a model of opset 7 to 26 can mean."""
+    domain, _, op_type = name.rpartition(".")
+    found = {}
+    for opset in OPSETS:
+        try:
+            schema = onnx.defs.get_schema(op_type, opset, domain)
+        except onnx.defs.SchemaError:
+            continue
+        if not schema.deprecated:
+            found[schema.since_version] = schema
+    return list(found.values()) or contrib_schemas().get((domain, op_type), [])
+
+
+#: Outputs that a pattern leaves out on purpose: a node that has them is pinned.
+LEFT_OUT = {"MaxPool": 1}
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_a_rule_fits_every_version_of_its_operator(name: str) -> None:
+    rule = built_in()[name]
+    schemas = schemas_of(name)
+    assert schemas, f"there is no operator {name}"
+    if rule.pattern:
+        operands = rule.pattern.inputs
+        needed = sum(not (each.optional or each.repeated) for each in operands)
+        repeated = bool(operands) and operands[-1].repeated
+        outputs = len(rule.pattern.outputs) + LEFT_OUT.get(name, 0)
+        for schema in schemas:
+            assert needed <= schema.min_input, f"needs operands that {schema} need not have"
+            assert repeated or schema.max_input <= len(operands), f"too few operands for {schema}"
+            assert schema.min_output <= len(rule.pattern.outputs)
+            assert schema.max_output <= outputs, f"says nothing of an output of {schema}"
+        most = max(schema.max_input for schema in schemas)
+        assert repeated or len(operands) <= most, "more operands than any version has"
+        assert len(rule.pattern.outputs) <= max(schema.max_output for schema in schemas)
+    for attribute in rule.bind.values():
+        assert all(attribute in schema.attributes for schema in schemas)
+    numbers = {*rule.score, *(i for term in rule.zero or () for i in term)}
+    assert all(i == REST or i < max(s.max_input for s in schemas) for i in numbers)
+
+
+def test_every_rule_has_one_of_pattern_function_and_reason() -> None:
+    for rule in built_in().values():
+        assert sum(map(bool, (rule.pattern, rule.function, rule.pinned))) == 1
+
+
+# -- (b) equivariance ----------------------------------------------------------------------------
+
+
+#: Operators that move nothing, though their rules are not just a reason.
+NEVER_FREE = {
+    "RandomNormalLike": "every position has its own number",
+    "RandomUniformLike": "every position has its own number",
+    "Bernoulli": "every position has its own number",
+    "GatherElements": "indices are values",
+    "ScatterElements": "indices are values",
+    "Scatter": "indices are values",
+    "Size": "counts all elements",
+    "Range": "positions are its values",
+    "EyeLike": "fills a diagonal",
+    "OneHot": "indices are values",
+}
+
+#: Operators that onnxruntime has no kernel for on the CPU.
+NOT_ON_THE_CPU = {"com.microsoft.BiasAdd"}
+
+
+def sampled(cases: Sequence[Case]) -> Sequence[Case]:
+    """A sample that is the same every time."""
+    if len(cases) <= SAMPLE:
+        return cases
+    return random.Random(0).sample(cases, SAMPLE)
+
+
+def first(cases: Iterator[Case]) -> Iterator[Case]:
+    return itertools.islice(cases, 1)
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_what_a_rule_claims_holds_in_onnxruntime(name: str) -> None:
+    rule = built_in()[name]
+    made = HAND_MADE[name]() if name in HAND_MADE else ()
+    cases = [each for case in made for each in variants(case)]
+    cases += [each for case in cases for each in (dynamic(case) if LONG else first(dynamic(case)))]
+    proofs = [prove(case) for case in cases]
+    refused = [proof.skipped for proof in proofs if proof.skipped]
+    assert not refused, (
+        "a case made by hand proves nothing if onnxruntime refuses it: " + refused[0]
+    )
+    more = candidates(name)
+    more = [*more, *(each for case in more for each in dynamic(case))] if LONG else sampled(more)
+    proofs += [prove(case) for case in more]
+    moved = sum(proof.moved > 0 for proof in proofs)
+    if rule.pinned or name in NEVER_FREE:
+        assert moved == 0
+    elif name not in NOT_ON_THE_CPU:
+        told = "\n".join(proof.skipped for proof in proofs)
+        assert moved, f"no case moved anything\n{told}"
+
+
+def wrong(text: str) -> dict[str, Rule]:
+    return {**built_in(), **read_tables(text, "wrong.toml")}
+
+
+@pytest.mark.parametrize(
+    ("claim", "case", "words"),
+    [
+        ("[Softmax]\naxes = '*x -> *x'", one("Softmax", draw(4, 6)), "cut"),
+        ("[CumSum]\naxes = '*x, . -> *x'", one("CumSum", draw(6), scalar(0, I64)), "permuted"),
+        ("[Relu]\naxes = 'a b -> b a'", one("Relu", draw(4, 4)), "permuted"),
+        ("[Sigmoid]\naxes = '*x -> *x'\nzero = '0'", one("Sigmoid", draw(6)), "zero"),
+        (
+            "[LayerNormalization]\naxes = '*x c, c -> *x c'",
+            one("LayerNormalization", draw(4, 6), draw(6)),
+            "cut",
+        ),
+        (
+            "[ReduceMean]\naxes = 'a b -> a'\nzero = '0'",
+            one("ReduceMean", draw(4, 6), axes=[1], keepdims=0),
+            "cut",
+        ),
+        (
+            "[Conv]\naxes = 'n i *s, o j *k -> n o *t'\npin = ['s', 'k', 't']",
+            one("Conv", draw(2, 4, 5, 5), draw(6, 4, 3, 3)),
+            "differs",
+        ),
+        (
+            "[Conv]\naxes = 'n i s z, o i k l -> n o t u'\npin = ['k', 'l', 't', 'u']",
+            one("Conv", draw(2, 4, 5, 5), draw(6, 4, 3, 3)),
+            "differs",
+        ),
+        (
+            "[LSTM]\naxes = 't b i, d (h 4) i, d (h 4) h -> t d b h'\npin = ['t', 'd']",
+            one("LSTM", draw(5, 3, 6), draw(1, 16, 6), draw(1, 16, 4), hidden_size=4),
+            "differs",
+        ),
+    ],
+)
+def test_a_wrong_claim_is_found(claim: str, case: Case, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        prove(case, wrong(claim))
+
+
+# -- (c) tables that are wrong, and tables of users ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("axes = 'a -> a'\nbinds = { a = 'n' }", "unknown key 'binds'; known are axes, bind"),
+        ("axes = 'a -> a'\nroles = { a = 'chanels' }", "unknown role 'chanels'; known are heads"),
+        ("axes = 'a -> a'\nzero = '0 + x'", "zero = '0 + x'; write operand numbers"),
+        ("axes = 'a -> a'\nzero = '-1'", "zero = '-1'; write operand numbers"),
+        ("axes = 'a -> a'\nzero = '0*1'", "zero names operand 1; the pattern has 1"),
+        ("axes = 'a -> a'\nscore = [2]", "score names operand 2; the pattern has 1"),
+        ("axes = 'a -> (b'", "never closed\n    a -> (b\n         ^"),
+        ("axes = 'a -> a'\npin = ['b']", "pin names 'b', which is not in the pattern"),
+        ("axes = 'a -> a'\nbind = { g = 'group' }", "bind names 'g'"),
+        ("axes = 'a -> a'\nroles = { o = 'channels' }", "roles names 'o'"),
+        ("score = [1]", "give one of `axes`, `function` and `pinned`, not 0"),
+        ("axes = 'a -> a'\npinned = 'no'", "give one of `axes`, `function` and `pinned`, not 2"),
+        ("function = 'nothing'", "no function 'nothing' is registered"),
+        ("axes = 3", "axes = 3; write a pattern in quotes"),
+        ("axes = 'a -> a'\nscore = 0", "score = 0; write a list of operand numbers"),
+        ("axes = 'a -> a'\nscore = ['x']", "score = ['x']; write a list of operand numbers"),
+        ("axes = 'a -> a'\nbind = ['group']", "bind = ['group']; write names of the pattern"),
+        ("axes = 'a -> a'\npasses = 'yes'", "passes = 'yes'; write true or false"),
+        ("axes = 'a -> a'\nops = 'Relu'", "ops = 'Relu'; write a list of operators"),
+    ],
+)
+def test_a_wrong_table_is_told_with_its_file_and_title(table: str, words: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        read_tables(f"[MyOp]\n{table}\n", "my_ops.toml")
+    assert str(caught.value).startswith("my_ops.toml: [MyOp]: ")
+    assert words in str(caught.value)
+
+
+def test_what_is_not_a_table_is_told() -> None:
+    with pytest.raises(RuleError, match=r"my_ops\.toml: not valid TOML: Expected"):
+        read_tables("[MyOp", "my_ops.toml")
+    with pytest.raises(RuleError, match=r"my_ops\.toml: \[axes\]: a table was expected"):
+        read_tables("axes = 'a -> a'", "my_ops.toml")
+
+
+def test_rules_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match=r"the rules can.t be read: .*No such file"):
+        with_user_rules([tmp_path / "none.toml"])
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RuleError, match="the rules can't be read"):
+        with_user_rules([tmp_path / "binary.toml"])
+
+
+MY_OPS = """
+[Softmax]
+pinned = "not in this house"
+
+["my.ops.GatedNorm"]
+axes = "n (g c), n (g [c]), (g c)? -> n (g c)"
+bind = { g = "groups" }
+score = [2]
+zero = "0*1"
+roles = { c = "hidden" }
+
+[Mine]
+ops = ["my.ops.Left", "my.ops.Right"]
+axes = "*x -> *x"
+"""
+
+
+def my_model() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["s"], axis=-1),
+        helper.make_node("Left", ["x"], ["l"], domain="my.ops"),
+        helper.make_node("GatedNorm", ["l", "z", "w"], ["y"], domain="my.ops", groups=3),
+    ]
+    feeds = {"x": draw(2, 12), "z": draw(2, 12), "w": draw(12)}
+    return graph_case("mine", nodes, feeds, ["y", "s"]).model
+
+
+def test_a_user_table_overrides_a_rule_and_adds_operators(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(MY_OPS)
+    rules = with_user_rules([tmp_path / "mine.toml"])
+    assert rules["Relu"] is built_in()["Relu"]
+    assert rules["Softmax"].pinned == "not in this house"
+    assert built_in()["Softmax"].pinned is None
+    assert rules["my.ops.Left"].source.endswith("mine.toml: [Mine]")
+    assert "my.ops.GatedNorm" not in built_in()
+
+
+def test_a_custom_operator_is_followed_without_being_run() -> None:
+    model = load(my_model())
+    rules = dict(built_in()) | read_tables(MY_OPS, "mine.toml")
+    network = infer(model, rules, pin_interface=False)
+    assert [reason for _, reason in network.refused] == []
+    # Softmax pins what it reads now, and Left carries that on.
+    assert all(dim.pinned for axis in network.axes_of("l") or () for dim in leaves(axis))
+    del rules["Softmax"]
+    rules["Softmax"] = read_tables("[Softmax]\naxes = '*x -> *x'", "mine.toml")["Softmax"]
+    network = infer(load(my_model()), rules, pin_interface=False)
+    assert repr(network.axes_of("y")) == "[2, (3 4)]"
+    g, c = leaves((network.axes_of("y") or [])[1])
+    for name in ("x", "z", "l", "w"):
+        assert list(leaves((network.axes_of(name) or [])[-1])) == [g, c]
+    assert {dim for axis, _ in network.statistical for dim in leaves(axis)} == {c}
+    assert "w" in network.scored
+    (patch,) = network.patches
+    assert patch.slot == "groups"
+
+
+def test_an_operator_without_a_rule_pins_what_it_touches_and_says_so() -> None:
+    network = infer(load(my_model()), built_in(), pin_interface=False)
+    reasons = [reason for _, reason in network.refused]
+    assert reasons == [
+        "no rule for operator my.ops.Left",
+        "no rule for operator my.ops.GatedNorm",
+    ]
+    for name in ("x", "z", "w"):
+        for axis in network.axes_of(name) or ():
+            assert all(dim.pinned for dim in leaves(axis))
+    (why, *_) = next(leaves((network.axes_of("w") or [])[0])).pins
+    assert str(why) == "no rule for operator my.ops.GatedNorm (GatedNorm y)"
+
+
+def test_two_rules_of_one_operator_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxprune import tables
+
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).write_text("[Relu]\naxes = '*x -> *x'\n")
+    monkeypatch.setattr(tables, "tables_folder", lambda: tmp_path)
+    with pytest.raises(RuleError, match=r"b\.toml: \[Relu\]: Relu has a rule already: a\.toml"):
+        built_in.__wrapped__()
