@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
@@ -16,6 +17,7 @@ from . import saving
 from .certify import certify, permutation
 from .comparison import Comparison
 from .comparison import compare as compare_models
+from .coverage import coverage as coverage
 from .errors import CheckFailed, NotPrunable, UsageError
 from .evaluation import evaluate as evaluate_models
 from .exactness import exact_dims
@@ -75,9 +77,10 @@ class Result:
         the file (it is asked unless checks were declined), WriteFailed where it can't be written.
         """
         output, model = Path(path), self._network.model
-        saving.check_target(output, [model.path] if model.path else [], force)
+        sources = saving.sources(model)
+        saving.check_target(output, sources, force)
         if model.external:
-            saving.check_target(saving.data_file(output), saving.data_sources(model), force)
+            saving.check_target(saving.data_file(output), sources, force)
         checked = self._verified and checks_out(model.path, model.proto)
         check = check_file if checked else None
         saving.save(self._pruned, output, model.base_dir, model.external, check)
@@ -135,7 +138,7 @@ def prune(
         UsageError, NotPrunable, UnsupportedModel, BrokenModel, CheckFailed: see `errors`.
     """
     budget = Budget(ratio, scope, round_to, max_ratio)
-    chooser = Filter(tuple(only), exact_only, tuple(include), tuple(exclude))
+    chooser = Filter(_several(only), exact_only, _several(include), _several(exclude))
     importance = Importance(criterion, reduction, normalizer)
     work = _Work(model_or_path, rules, progress)
     made = work.plan(budget, chooser, importance)
@@ -169,7 +172,7 @@ def plan(
 ) -> Plan:
     """Choose channels, and stop there. The arguments are those of `prune`."""
     budget = Budget(ratio, scope, round_to, max_ratio)
-    chooser = Filter(tuple(only), exact_only, tuple(include), tuple(exclude))
+    chooser = Filter(_several(only), exact_only, _several(include), _several(exclude))
     importance = Importance(criterion, reduction, normalizer)
     return _Work(model_or_path, rules, progress).plan(budget, chooser, importance)
 
@@ -264,6 +267,16 @@ def operators_without_rule(model_or_path: ModelLike, rules: Mapping[str, Rule]) 
     }
 
 
+def files_of(model: str | Path) -> list[Path]:
+    """The files that a model is made of: its own, and those that hold its weights."""
+    return saving.sources(load(model))
+
+
+def _several(given: Sequence[Any] | str | Path) -> tuple[Any, ...]:
+    """A role, glob or path that is given alone is one, not a sequence of letters."""
+    return (given,) if isinstance(given, (str, Path)) else tuple(given)
+
+
 def _runnable(model: ModelLike) -> ModelProto | Path:
     """What the runtime takes: a path is left to it, anything else becomes a ModelProto."""
     if isinstance(model, (str, Path)):
@@ -284,7 +297,7 @@ class _Work:
         with self._stage("load"):
             self.model = load(source)
         with self._stage("read axes"):
-            self.network = infer(self.model, with_user_rules(rules))
+            self.network = infer(self.model, with_user_rules(_several(rules)))
         with self._stage("group"):
             self.groups: list[Group] = find_groups(self.network)
             exact = exact_dims(self.network)

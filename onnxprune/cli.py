@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -285,17 +285,21 @@ def prune(
             eval=evaluated,
             progress=progress,
         )
-        result.save(output, force=force)
-        if plan_out is not None:
-            result.plan.save(plan_out)
+        # Both files or neither: what can't be written shows before anything is in its place.
+        document = result.plan.to_json().encode()
+        with saving.pending(plan_out, document) if plan_out else nullcontext():
+            result.save(output, force=force)
     _tell(result, as_json)
 
 
 def _check_targets(outputs: Sequence[Path | None], sources: Sequence[Path], force: bool) -> None:
     given = [output for output in outputs if output is not None]
+    if force and any(output.is_file() for output in given):
+        sources = [*api.files_of(sources[0]), *sources]  # an output may be there, but no weights
     for output in given:
         saving.check_target(output, sources, force)
-    if len({output.resolve() for output in given}) < len(given):
+    taken = [*given, saving.data_file(given[0])]
+    if len({output.resolve() for output in taken}) < len(taken):
         raise UsageError(f"{given[0]}: the plan and the model can't be one file")
 
 
@@ -446,16 +450,28 @@ def bench(
 @main.command("rules")
 @click.argument("operator", required=False)
 @click.option("--missing", type=click.Path(path_type=Path), help="What MODEL has without one.")
+@click.option("--coverage", is_flag=True, help="Count what is known of every operator there is.")
 @_RULES
 @_COMMON
 def show_rules(
-    operator: str | None, missing: Path | None, rules: Sequence[str], as_json: bool
+    operator: str | None,
+    missing: Path | None,
+    coverage: bool,
+    rules: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Show what is known of an OPERATOR, or of all.
 
     Example: onnxprune rules Conv; onnxprune rules --missing model.onnx
     """
     known = with_user_rules(rules)
+    if coverage:
+        found = api.coverage(known)
+        if as_json:
+            click.echo(display.document({each.domain: each.to_dict() for each in found}))
+        else:
+            display.show_coverage(_console(stderr=False), found)
+        return
     if missing is not None:
         names = api.operators_without_rule(missing, known)
         if as_json:

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from .certify import Certificate
 from .comparison import Comparison
+from .coverage import Coverage
 from .inspection import Inspection
 from .latency import Benchmark, Latency
 from .plans import Plan
 from .report import Report
-from .tables import Rule
+from .tables import Rule, operator_name
 
 _SHOWN = 12
 
@@ -257,6 +258,20 @@ def show_rules(console: Console, rules: Iterable[Rule]) -> None:
         why = rule.pinned or "; ".join(f"{name}: {reason}" for name, reason in rule.pin.items())
         rows.add_row(safe(rule.name), safe(what), safe(why))
     console.print(rows)
+
+
+def show_coverage(console: Console, found: Iterable[Coverage]) -> None:
+    """How many operators of each domain have a rule, and which have none."""
+    columns = ("operators", "with a pattern", "by function", "pinned", "unknown")
+    rows = table("domain", *columns)
+    unknown = []
+    for each in found:
+        lists = (each.pattern, each.function, each.pinned, each.unknown)
+        rows.add_row(safe(each.domain), str(each.total), *(str(len(names)) for names in lists))
+        unknown += [operator_name(each.domain, name) for name in each.unknown]
+    console.print(rows)
+    if unknown:
+        console.print(f"unknown: {safe(', '.join(unknown))}")
 
 
 def document(value: Any) -> str:

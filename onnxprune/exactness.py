@@ -10,10 +10,12 @@ operator takes a statistic over it. All other dims that are not pinned are stati
 
 from __future__ import annotations
 
+from collections import Counter
+
 from .axes import Dim, leaves
 from .infer import Network, Record
 from .model import subgraphs
-from .tables import REST
+from .tables import REST, Zero
 
 DimSet = frozenset[Dim]
 _NONE: DimSet = frozenset()
@@ -26,10 +28,11 @@ def maskable(network: Network) -> set[str]:
     """
     verdict: dict[str, bool] = {}
     for record in reversed(network.records):
-        used = {i for term in record.rule.zero or () for i in term}
+        rule = record.rule
+        used = {i for term in (*(rule.zero or ()), *(rule.sums or ())) for i in term}
         for i, name in enumerate(record.node.input):
             ok = i in used or REST in used
-            if ok and record.rule.passes:
+            if ok and rule.passes:
                 ok = all(verdict.get(output, True) for output in record.node.output if output)
             verdict[name] = verdict.get(name, True) and ok
         for body in subgraphs(record.node):
@@ -48,38 +51,49 @@ class _Walk:
         self.masked = maskable(network)
         self.zero: dict[str, DimSet] = {}
         self._dims: dict[str, DimSet] = {}
+        self._axes: dict[str, Counter[Dim]] = {}
 
     def run(self) -> set[Dim]:
         inexact: set[Dim] = set()
         for axis, _ in self.network.statistical:
             inexact.update(leaves(axis))
         for record in self.network.records:
-            terms = _terms(record)
             if record.contracted:
                 summed = {dim for axis in record.contracted for dim in leaves(axis)}
-                inexact |= summed - self.sums_zero(terms)
+                inexact |= summed - self.sums_zero(_terms(record, record.rule.sums))
             # Zeros are not followed into bodies: what flows through them is statistical.
             for body in subgraphs(record.node):
                 for value in (*body.input, *body.output):
                     for axis in self.network.axes.get(value.name) or ():
                         inexact.update(leaves(axis))
+            # Where zero has no finite result, masking says nothing about removing.
+            for i in record.rule.nonzero:
+                if i < len(record.node.input):
+                    inexact |= self.known(record.node.input[i])
+            terms = _terms(record, record.rule.zero)
             found = self.result(terms) if record.keeps_zero else _NONE
             for output in record.node.output:
                 if output:
-                    self.zero[output] = found & self.dims(output)
+                    self.zero[output] = self.everywhere(found & self.dims(output), output, terms)
         every = {dim for name in self.network.model.constants for dim in self.dims(name)}
         return every - inexact
 
     def dims(self, name: str) -> DimSet:
         """The dims in a tensor's axes that can be pruned."""
         if name not in self._dims:
-            self._dims[name] = frozenset(
+            self._dims[name] = frozenset(self.axes(name))
+        return self._dims[name]
+
+    def axes(self, name: str) -> Counter[Dim]:
+        """The dims in a tensor's axes that can be pruned, and on how many axes each of them is."""
+        if name not in self._axes:
+            self._axes[name] = Counter(
                 dim
                 for axis in self.network.axes.get(name) or ()
-                for dim in leaves(axis)
+                for dim in dict.fromkeys(leaves(axis))
                 if _free(dim)
             )
-        return self._dims[name]
+        return self._axes[name]
 
     def known(self, name: str) -> DimSet:
         """The dims along which a tensor is zero where indices are removed."""
@@ -94,6 +108,24 @@ class _Walk:
             term = _NONE.union(*map(self.known, names))
             found = term if found is None else found & term
         return found or _NONE
+
+    def everywhere(self, found: DimSet, output: str, terms: list[list[str]]) -> DimSet:
+        """Without the dims that are zero along one axis of the output and not along another.
+
+        A column plus a row, of one dim both, is zero only where both of its positions are removed;
+        a sum over one axis of a matrix says nothing of the other.
+        """
+        wanted, operands = self.axes(output), {name for names in terms for name in names}
+        several = {
+            dim for dim in found if any(self.axes(name)[dim] > 1 for name in (output, *operands))
+        }
+        return found - {
+            dim
+            for dim in several
+            for names in terms
+            if sum(self.axes(name)[dim] for name in names) < wanted[dim]
+            or any(dim in self.dims(name) - self.known(name) for name in names)
+        }
 
     def sums_zero(self, terms: list[list[str]]) -> set[Dim]:
         """The dims at whose removed positions, in every term they occur in, some factor is zero."""
@@ -110,11 +142,11 @@ def _free(dim: Dim) -> bool:
     return not dim.pins and (dim.size or 0) > 1
 
 
-def _terms(record: Record) -> list[list[str]]:
-    """The operands of the rule's `zero` expression by name; terms with a missing one vanish."""
+def _terms(record: Record, expression: Zero | None) -> list[list[str]]:
+    """The operands of a rule's `zero` or `sums` by name; terms with a missing one vanish."""
     inputs = record.node.input
     terms: list[list[str]] = []
-    for term in record.rule.zero or ():
+    for term in expression or ():
         if REST in term:
             terms.extend([name] for name in inputs[len(terms) :] if name)
         elif all(i < len(inputs) and inputs[i] for i in term):

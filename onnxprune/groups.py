@@ -73,14 +73,17 @@ def find_groups(network: Network) -> list[Group]:
                     coupled[dim].append(Member(name, i, positions, channels, scored))
     roles = _roles(network)
     groups = []
-    names: dict[str, int] = defaultdict(int)
+    names: dict[str, int] = defaultdict(lambda: 1)
+    taken: set[str] = set()
     for dim, members in coupled.items():
         if not any(member.scored for member in members):
             continue
         first = next(member for member in members if member.scored)
-        names[first.tensor] += 1
-        count = names[first.tensor]
-        name = first.tensor if count == 1 else f"{first.tensor}#{count}"
+        name = first.tensor
+        while name in taken:  # another tensor may be called like a second group of this one
+            names[first.tensor] += 1
+            name = f"{first.tensor}#{names[first.tensor]}"
+        taken.add(name)
         groups.append(Group(name, dim, roles.get(dim, "channels"), members))
     return groups
 

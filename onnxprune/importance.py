@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from .errors import UsageError
 from .groups import Group
-from .infer import Network
-from .model import Array, attributes
+from .infer import Network, Quantised
+from .model import Array
 
 Scores = NDArray[np.float64]
 
@@ -98,23 +98,14 @@ def _norms(
         for member in group.members:
             if member.scored:
                 wanted.setdefault(member.tensor, set()).add(member.axis)
-    scales = _scales(network)
+    quantised = network.quantised()
     found = {}
     for name, axes in wanted.items():
         value = network.model.read(name)
-        scale, point, axis = (
-            _quantisation(network, scales[name]) if name in scales else (None, None, 0)
-        )
-        if value.dtype not in (np.float32, np.float64) or scale is not None:
+        if value.dtype not in (np.float32, np.float64) or name in quantised:
             value = value.astype(np.float32)
-        if scale is not None:
-            shape = [1] * value.ndim
-            if scale.ndim and scale.size > 1:
-                shape[axis] = scale.size
-            if scale.size == 1 or scale.ndim == 1:
-                if point is not None:
-                    value = value - point.astype(np.float32).reshape(shape)
-                value = value * scale.astype(np.float32).reshape(shape)
+        if name in quantised:
+            value = _dequantised(network, value, quantised[name])
         for axis in axes:
             found[name, axis] = _norm(value, axis, power)
     return found
@@ -128,26 +119,13 @@ def _norm(value: Array, axis: int, power: float) -> Scores:
     return np.asarray(np.sum(np.abs(value) ** power, axis=others, dtype=np.float64))
 
 
-def _scales(network: Network) -> dict[str, tuple[str, str, int]]:
-    """Quantised weights, with the names of their scale and zero point and their axis."""
-    found = {}
-    for record in network.records:
-        node = record.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in network.scored:
-            point = node.input[2] if len(node.input) > 2 else ""
-            found[node.input[0]] = node.input[1], point, attributes(node).get("axis", 1)
-        elif node.op_type == "QLinearConv":
-            found[node.input[3]] = node.input[4], node.input[5], 0
-    return found
-
-
-def _quantisation(
-    network: Network, names: tuple[str, str, int]
-) -> tuple[Array | None, Array | None, int]:
-    scale, point, axis = names
+def _dequantised(network: Network, value: Array, codes: Quantised) -> Array:
+    """`value` less its zero point, times its scale, as far as these are constants."""
     constants = network.model.constants
-    return (
-        network.model.read(scale) if scale in constants else None,
-        network.model.read(point) if point in constants else None,
-        axis,
-    )
+    if codes.point in constants:
+        point = network.model.read(codes.point).astype(np.float32)
+        value = value - codes.spread(point, value.shape)
+    if codes.scale in constants:
+        scale = network.model.read(codes.scale).astype(np.float32)
+        value = value * codes.spread(scale, value.shape)
+    return value

@@ -16,12 +16,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
 
 from . import values
-from .axes import Axis, Dim, Pin, cancel, concat, is_pinned, pin, product, unify
-from .model import SMALL, Array, Model, captured, graphs, node_name, subgraphs
+from .axes import Axis, Dim, Pin, cancel, concat, is_pinned, leaves, pin, product, resolve, unify
+from .model import (
+    SMALL,
+    Array,
+    Model,
+    attributes,
+    captured,
+    copy_fields,
+    graphs,
+    node_name,
+    subgraphs,
+)
 from .notation import Merge, Name, Number, Operand, Pattern, Runs, Star, Term, parse
 from .tables import FUNCTIONS, Rule, operator_name
 
@@ -36,12 +47,47 @@ class Unsure(Exception):
 class Patch:
     """Sizes that a node holds: element `i` of `slot` is the size of `sizes[i]`.
 
-    `slot` is an operand's number or an attribute's name; `None` as element means all of it.
+    `slot` is an operand's number or an attribute's name; `None` as element means all of it. An
+    element that counts from the end of an axis changes with all of that axis: `of[i]`.
     """
 
     node: NodeProto
     slot: int | str
     sizes: Mapping[int | None, Axis]
+    of: Mapping[int | None, Axis]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An attribute that is left out, and whose default comes from the size of `axis`.
+
+    Where that axis changes, `value`, the default from before, is written.
+    """
+
+    node: NodeProto
+    attribute: str
+    value: float
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The names of the scale and the zero point of codes (or ""), and the axis they are along."""
+
+    scale: str
+    point: str
+    axis: int
+
+    def spread(self, values: Array, shape: Sequence[int]) -> Array:
+        """Scales or zero points as an array that is broadcast to codes of `shape`."""
+        axis = self.axis % len(shape) if shape else 0
+        if values.size == 1:
+            return values.reshape(())
+        if values.ndim == 1:
+            return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        block = -(-shape[axis] // values.shape[axis])  # one for each block
+        spread: Array = np.repeat(values, block, axis)
+        return spread[(slice(None),) * axis + (slice(shape[axis]),)]
 
 
 @dataclass
@@ -64,6 +110,7 @@ class Network:
     axes: dict[str, Axes | None] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     patches: list[Patch] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     statistical: list[tuple[Axis, str]] = field(default_factory=list)
     roles: list[tuple[Axis, str]] = field(default_factory=list)
@@ -75,6 +122,8 @@ class Network:
     #: What the model and the bodies in it give back.
     results: frozenset[str] = frozenset()
     symbols: dict[str, Dim] = field(default_factory=dict)
+    #: The dims of the model's inputs.
+    given: set[Axis] = field(default_factory=set)
     shapes: dict[str, list[int | str | None]] = field(default_factory=dict)
 
     def axes_of(self, name: str) -> Axes | None:
@@ -96,6 +145,28 @@ class Network:
         value = self.model.read(name)
         self.values[name] = value
         return value
+
+    def quantised(self) -> dict[str, Quantised]:
+        """The tensors that hold codes, by name."""
+        found: dict[str, Quantised] = {}
+        for record in self.records:
+            names = record.node.input
+            for codes, scale, point, *axis in record.rule.codes:
+                if codes < len(names):
+                    at = axis[0] if axis else attributes(record.node).get("axis", 1)
+                    operands = [names[i] if 0 <= i < len(names) else "" for i in (scale, point)]
+                    same = [at for name in operands for at in self._along(names[codes], name)]
+                    at = same[0] if len(set(same)) == 1 else at
+                    found.setdefault(names[codes], Quantised(operands[0], operands[1], at))
+        return found
+
+    def _along(self, name: str, vector: str) -> list[int]:
+        """The axes of a tensor that are the one of `vector`."""
+        (wanted, *more) = self.axes.get(vector) or [Dim(1)]
+        if more or wanted.size == 1:
+            return []
+        dims = list(leaves(wanted))
+        return [i for i, axis in enumerate(self.axes.get(name) or ()) if list(leaves(axis)) == dims]
 
     def symbol(self, size: int | str | None) -> Dim:
         """A dim for one entry of a declared shape; the same name gives the same dim."""
@@ -127,6 +198,7 @@ def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True
     network.results = frozenset(v.name for each in graphs(graph) for v in each.output)
     for value in model.inputs:
         network.axes[value.name] = axes = network.declared(value.name)
+        network.given.update(axes or ())
         for axis in (axes or ()) if pin_interface else ():
             pin(axis, Pin("an axis of the model's input", value.name))
     walk(network, graph)
@@ -154,7 +226,7 @@ def apply(network: Network, node: NodeProto) -> None:
             raise Unsure(f"no rule for operator {operator_name(node.domain, node.op_type)}")
         if rule.pinned:
             raise Unsure(rule.pinned)
-        if rule.pattern:
+        if rule.function is None and rule.pattern is not None:
             op.match(rule.pattern)
         else:
             FUNCTIONS[rule.function or ""](op)
@@ -177,7 +249,6 @@ class Op:
     """One node as its rule sees it: operands, attributes, values, and ways to equate their axes."""
 
     __slots__ = (
-        "_attributes",
         "_contracted",
         "_followed",
         "_keeps_zero",
@@ -199,7 +270,6 @@ class Op:
         self.inputs: tuple[str, ...] = tuple(node.input)
         self.outputs: tuple[str, ...] = tuple(node.output)
         self.env: dict[str, Any] = {}
-        self._attributes: dict[str, AttributeProto] | None = None
         self._contracted: Axes = []
         self._keeps_zero = True
         self._where = ""
@@ -216,12 +286,11 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; bytes are decoded."""
-        if self._attributes is None:
-            self._attributes = {each.name: each for each in self.node.attribute}
-        if name not in self._attributes:
-            return default
-        value = onnx.helper.get_attribute_value(self._attributes[name])
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for attribute in self.node.attribute:
+            if attribute.name == name:
+                value = onnx.helper.get_attribute_value(attribute)
+                return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return default
 
     def has(self, i: int) -> bool:
         """True where operand `i` is given."""
@@ -323,10 +392,19 @@ class Op:
         """What users call `axis`."""
         self.network.roles.append((axis, role))
 
-    def patch(self, slot: int | str, sizes: Mapping[int | None, Axis]) -> None:
-        """Operand or attribute `slot` holds the sizes of these axes."""
+    def patch(
+        self,
+        slot: int | str,
+        sizes: Mapping[int | None, Axis],
+        of: Mapping[int | None, Axis] | None = None,
+    ) -> None:
+        """Operand or attribute `slot` holds the sizes of these axes (see `Patch`)."""
         if sizes:
-            self.network.patches.append(Patch(self.node, slot, dict(sizes)))
+            self.network.patches.append(Patch(self.node, slot, dict(sizes), dict(of or {})))
+
+    def freeze(self, attribute: str, value: float, axis: Axis) -> None:
+        """Write `attribute`, which is left out, when `axis`, which its default is of, changes."""
+        self.network.frozen.append(Frozen(self.node, attribute, value, axis))
 
     def broadcast(self, operands: Sequence[Sequence[Axis]], out: int = 0) -> Axes:
         """The axes of operands that are broadcast against each other, as numpy does."""
@@ -364,14 +442,24 @@ class Op:
                 self.pin(axis, "broadcast against a size that is only known at run time")
         if isinstance(hint, str) and hint in self.network.symbols:
             return self.network.symbols[hint]
-        return Dim(None, (_DYNAMIC,))
+        # One of them is 1, or they are equal: a mask against a batch. Called by the one that the
+        # model's inputs have, a later Reshape to that size can be followed.
+        ends = [resolve(axis) for axis in wide]
+        named = (axis for axis in ends if axis in self.network.given)
+        return next(named, ends[0])
 
     # -- patterns --------------------------------------------------------------------------------
 
-    def match(self, pattern: Pattern | str) -> None:
-        """Apply a pattern: equate the axes that it gives one name, and make the outputs' axes."""
+    def match(self, pattern: Pattern | str | None = None) -> None:
+        """Apply a pattern (the rule's own, by default).
+
+        The axes that it gives one name are equated, and the outputs get their axes.
+        """
         if isinstance(pattern, str):
             pattern = parse(pattern)
+        elif pattern is None:
+            assert self.rule is not None and self.rule.pattern is not None
+            pattern = self.rule.pattern
         env, rule = self.env, self.rule
         if rule is not None:
             for name, attribute in rule.bind.items():
@@ -513,6 +601,9 @@ class Op:
                     self.env[term.name] = [self.network.symbol(size) for size in sizes]
                 axes.extend(self.env[term.name])
                 continue
+            if isinstance(term, Name) and term.name in self.env:
+                axes.append(self.env[term.name])
+                continue
             size = None
             if hint is not None:
                 from_end = len(operand.axes) - at
@@ -521,8 +612,7 @@ class Op:
                 if 0 <= place < len(hint):
                     size = hint[place]
             if isinstance(term, Name):
-                if term.name not in self.env:
-                    self.env[term.name] = self.network.symbol(size)
+                self.env[term.name] = self.network.symbol(size)
                 axes.append(self.env[term.name])
             else:
                 axes.append(self._build(term, size if isinstance(size, int) else None))
@@ -587,6 +677,7 @@ class Op:
         network.patches[self._patches_before :] = [
             p for p in network.patches[self._patches_before :] if p.node is not self.node
         ]
+        network.frozen = [frozen for frozen in network.frozen if frozen.node is not self.node]
 
     def _pin_body(self, body: GraphProto, reason: str) -> None:
         """Nothing inside a body that no rule reads may change."""
@@ -634,8 +725,21 @@ def schema_default(domain: str, op_type: str, attribute: str) -> Any:
 
 
 def _trace_scores(network: Network) -> None:
-    """Carry the mark of importance back from operands to the constants they are made from."""
+    """Carry the mark of importance back from operands to the constants they are made from.
+
+    A weight may be rearranged (a rule that `passes`), or computed from a parameter and nothing else
+    (weight standardisation): then the parameter is what is scored.
+    """
     model = network.model
+    computed: set[str] = set()
+    for record in network.records:
+        names = record.node.input
+        if record.node.op_type in ("Shape", "Size"):
+            continue  # sizes are no weights
+        if any(names) and all(
+            name in model.constants or name in computed or not name for name in names
+        ):
+            computed.update(record.node.output)
     todo = list(network.scored)
     while todo:
         name = todo.pop()
@@ -643,7 +747,8 @@ def _trace_scores(network: Network) -> None:
         if node is None or not node.input:
             continue
         rule = network.rules.get(operator_name(node.domain, node.op_type))
-        if rule is not None and rule.passes and node.input[0] not in network.scored:
+        passes = rule is not None and rule.passes
+        if (passes or name in computed) and node.input[0] not in network.scored:
             network.scored.add(node.input[0])
             todo.append(node.input[0])
 
@@ -663,8 +768,9 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
     found: dict[str, list[int | str | None]] = {}
     for graph in graphs(skeleton.graph):
         for value in (*graph.value_info, *graph.output, *graph.input):
-            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-                found[value.name] = [_size(d) for d in value.type.tensor_type.shape.dim]
+            tensor = value.type.tensor_type
+            if tensor.HasField("shape"):
+                found[value.name] = [_size(d) for d in tensor.shape.dim]
     return found
 
 
@@ -678,13 +784,8 @@ def _size(dim: TensorShapeProto.Dimension) -> int | str | None:
 def without_weights(model: Model) -> ModelProto:
     """A copy of the model whose larger tensors have their shape and type, but no bytes."""
     copy = ModelProto()
-    for descriptor, value in model.proto.ListFields():
-        if descriptor.name == "graph":
-            _copy_graph(value, copy.graph)
-        elif descriptor.is_repeated:
-            getattr(copy, descriptor.name).extend(value)
-        else:
-            setattr(copy, descriptor.name, value)
+    copy_fields(model.proto, copy, without="graph")
+    _copy_graph(model.proto.graph, copy.graph)
     return copy
 
 

@@ -18,6 +18,7 @@ from onnx.inliner import inline_local_functions
 
 from onnxprune.inputs import Model, proto
 from onnxprune.shapes import Shapes, graphs, infer, int_attribute, subgraphs, weightless
+from onnxprune.wire import byte_size
 
 __all__ = ["Size", "count"]
 
@@ -139,7 +140,7 @@ def _bytes(model: Model, loaded: ModelProto) -> int:
                 end = int(info.offset or 0) + int(info.length or _stored(tensor))
                 external[info.location] = max(external.get(info.location, 0), end)
     if isinstance(model, ModelProto):
-        return int(model.ByteSize()) + sum(external.values())
+        return byte_size(model) + sum(external.values())
     path = Path(os.fspath(model))
     for location in external:
         if (path.parent / location).is_file():

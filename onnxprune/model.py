@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
@@ -137,6 +138,17 @@ def captured(graph: GraphProto) -> set[str]:
         free.update(name for node in inner.node for name in node.input)
         free.update(v.name for v in inner.output)
     return free - own - {""}
+
+
+def copy_fields(source: Message, target: Message, *, without: str) -> None:
+    """Copy all fields of a model or a graph but one."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name == without:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        else:
+            setattr(target, descriptor.name, value)
 
 
 def is_external(tensor: TensorProto) -> bool:

@@ -342,8 +342,9 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
             continue
         reached.add(name)
         for axis, index in axes.items():
-            now = here.get(name, {}).get(axis)
-            if now is None or not np.array_equal(now, index):
+            # An edited plan may keep all of a group: then nothing of that axis is cut.
+            now = here.get(name, {}).get(axis, np.arange(constants[name].dims[axis]))
+            if not np.array_equal(now, index):
                 raise PlanMismatch(
                     f"the plan does not fit: axis {axis} of {name!r} can't be cut as it says in"
                     " this model; make a plan of this model with `onnxprune plan`"

@@ -20,8 +20,8 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .axes import Axis, Dim, Index, Product, leaves, product, resolve, select, selected_size
-from .infer import Network, Patch
-from .model import Array, attributes, captured, graphs, replace_value, subgraphs
+from .infer import Frozen, Network, Patch
+from .model import Array, captured, copy_fields, graphs, replace_value, subgraphs
 from .values import is_number
 
 Choice = Mapping[Dim, Index]
@@ -96,6 +96,9 @@ class _Rewriter:
             self._freeze(node, axes)
         for patch in self.network.patches:
             self._apply(patch)
+        for frozen in self.network.frozen:
+            if self.changed(frozen.axis):
+                self._write(frozen)
         self._insert()
         if self.edited:
             self._sweep()
@@ -112,12 +115,7 @@ class _Rewriter:
     # -- copying ---------------------------------------------------------------------------------
 
     def _copy(self) -> None:
-        for descriptor, value in self.model.proto.ListFields():
-            if descriptor.name != "graph":
-                if descriptor.is_repeated:
-                    getattr(self.proto, descriptor.name).extend(value)
-                else:
-                    setattr(self.proto, descriptor.name, value)
+        copy_fields(self.model.proto, self.proto, without="graph")
         self._copy_graph(self.model.proto.graph, self.proto.graph)
         for graph in graphs(self.proto.graph):
             for node in graph.node:
@@ -132,17 +130,10 @@ class _Rewriter:
             self.taken.update(v.name for v in graph.input)
 
     def _copy_graph(self, source: GraphProto, target: GraphProto) -> None:
-        for descriptor, value in source.ListFields():
-            if descriptor.name == "initializer":
-                for tensor in value:
-                    if tensor.name in self.changing:
-                        target.initializer.append(self._cut(tensor))
-                    else:
-                        target.initializer.append(tensor)
-            elif descriptor.is_repeated:
-                getattr(target, descriptor.name).extend(value)
-            else:
-                setattr(target, descriptor.name, value)
+        copy_fields(source, target, without="initializer")
+        for tensor in source.initializer:
+            changed = tensor.name in self.changing
+            target.initializer.append(self._cut(tensor) if changed else tensor)
 
     def _cut(self, tensor: TensorProto) -> TensorProto:
         new = TensorProto(name=tensor.name, metadata_props=tensor.metadata_props)
@@ -183,7 +174,8 @@ class _Rewriter:
         new = {
             i: size
             for i, axis in patch.sizes.items()
-            if (size := self.size(axis)) is not None and size != axis.size
+            if (size := self.size(axis)) is not None
+            and (size != axis.size or (i in patch.of and self.changed(patch.of[i])))
         }
         scaled = {
             i: factors
@@ -198,10 +190,11 @@ class _Rewriter:
         if isinstance(patch.slot, str):
             self._set_attribute(node, patch, new)
         elif scaled:
-            source = patch.node.input[patch.slot]
-            value = self.network.value_of(source)
+            source = node.input[patch.slot]  # frozen, it may be, and called otherwise than before
+            value = self.network.value_of(patch.node.input[patch.slot])
             width = 1 if value is None else value.size
-            source = self._scaled(node, source, width, scaled)
+            source, made = self._scaled(source, width, scaled)
+            self.before[node.output[0]] += made
             if new:
                 source = self._patched(node, source, width, new, np.int64)
             node.input[patch.slot] = source
@@ -218,19 +211,18 @@ class _Rewriter:
         return (before, now) if before and now and before != now else None
 
     def _scaled(
-        self, node: NodeProto, source: str, width: int, scaled: Mapping[int | None, tuple[int, int]]
-    ) -> str:
+        self, source: str, width: int, scaled: Mapping[int | None, tuple[int, int]]
+    ) -> tuple[str, list[NodeProto]]:
         """`source`, computed at run time, with other factors in some of its elements."""
         factors = np.ones((2, width), dtype=np.int64)
         for i, (before, now) in scaled.items():
             factors[:, i or 0] = before, now
         known, name = self._name(f"{source}_known"), self._name(f"{source}_scaled")
         by = [self._constant(each, f"{source}_factors") for each in factors]
-        self.before[node.output[0]] += [
+        return name, [
             _node("Div", [source, by[0]], known),
             _node("Mul", [known, by[1]], name),
         ]
-        return name
 
     def _set_attribute(self, node: NodeProto, patch: Patch, new: Mapping[int | None, int]) -> None:
         slot = str(patch.slot)
@@ -246,6 +238,13 @@ class _Rewriter:
             found.ints.extend(self.size(axis) or 0 for axis in patch.sizes.values())
         for i, size in new.items():
             found.ints[i or 0] = size
+
+    def _write(self, frozen: Frozen) -> None:
+        node, _ = self.nodes[next(name for name in frozen.node.output if name)]
+        for i in reversed(range(len(node.attribute))):
+            if node.attribute[i].name == frozen.attribute:
+                del node.attribute[i]
+        node.attribute.append(onnx.helper.make_attribute(frozen.attribute, frozen.value))
 
     def _set_operand(
         self,
@@ -303,11 +302,16 @@ class _Rewriter:
     def _freeze(self, node: NodeProto, axes: list[Axis]) -> None:
         """Have a Shape node give the original sizes, if anything reads one that has changed."""
         changed = [i for i, axis in enumerate(axes) if self.changed(axis)]
+        scaled: dict[int | None, tuple[int, int]] = {
+            i: (factors[1], factors[0])
+            for i, axis in enumerate(axes)
+            if axis.size is None and (factors := self._known_factors(axis)) is not None
+        }
         output = node.output[0]
-        if not changed or not self._reads(output, set(changed)):
+        moved = {*changed, *(i or 0 for i in scaled)}
+        if not moved or not self._reads(output, moved):
             return
         self.edited = True
-        new, graph = self.nodes[output]
         sizes = [axis.size for axis in axes]
         fixed = np.array([size or 0 for size in sizes], dtype=np.int64)
         shape = self._name(f"{output}_now")
@@ -320,10 +324,14 @@ class _Rewriter:
             self.proto.graph.initializer.append(numpy_helper.from_array(fixed, shape))
             self._list_input(shape, fixed)
             return
+        source = output
+        made: list[NodeProto] = []
+        if scaled:
+            source, made = self._scaled(output, len(axes), scaled)
         mask = np.zeros(len(axes), dtype=bool)
         mask[changed] = True
-        self.after[output].extend(self._where(mask, np.where(mask, fixed, 0), output, shape))
-        del new, graph
+        made += self._where(mask, np.where(mask, fixed, 0), source, shape)
+        self.after[output].extend(made)
 
     def _users(self, name: str) -> list[NodeProto]:
         if not hasattr(self, "_users_of"):
@@ -451,25 +459,10 @@ class _Rewriter:
 
 def _zero_point(network: Network, name: str, value: Array) -> Array:
     """What stands for zero in a constant: its zero point where it is quantised, else 0."""
-    slots = {"DequantizeLinear": (0, 2, 1), "QLinearConv": (3, 5, 0), "QLinearMatMul": (3, 5, -1)}
-    slots |= {"MatMulInteger": (1, 3, -1), "ConvInteger": (1, 3, 0)}
-    for record in network.records:
-        if record.node.op_type not in slots:
-            continue
-        operand, point, axis = slots[record.node.op_type]
-        inputs = record.node.input
-        if len(inputs) > point and inputs[operand] == name and inputs[point]:
-            if inputs[point] not in network.model.constants:
-                continue
-            found = network.model.read(inputs[point])
-            if record.node.op_type == "DequantizeLinear":
-                axis = attributes(record.node).get("axis", axis)
-            if found.size > 1 and found.ndim == 1:
-                shape = [1] * value.ndim
-                shape[axis] = found.size
-                return found.reshape(shape)
-            return found if found.size == 1 else np.zeros((), value.dtype)
-    return np.zeros((), dtype=value.dtype)
+    codes = network.quantised().get(name)
+    if codes is None or codes.point not in network.model.constants:
+        return np.zeros((), dtype=value.dtype)
+    return codes.spread(network.model.read(codes.point), value.shape)
 
 
 def _names(graph: GraphProto) -> set[str]:

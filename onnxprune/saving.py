@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import onnx
 from onnx import ModelProto, TensorProto
 
 from .errors import UsageError, WriteFailed
 from .model import Model, graphs, is_external, replace_value, stored, tensor_array
+from .wire import byte_size, pieces
 
 #: External tensors start at multiples of this, so that they can be mapped into memory.
 _ALIGNMENT = 4096
@@ -29,7 +28,7 @@ _LIMIT = 2**31 - 2**20
 def check_target(output: Path, sources: Iterable[Path], force: bool) -> None:
     """Refuse an output that can't be meant.
 
-    Raises UsageError where it is one of the inputs, a directory, or there already; WriteFailed
+    Raises UsageError where it is one of the inputs, no ordinary file, or there already; WriteFailed
     where its folder can't be entered.
     """
     with _writing(output):
@@ -38,6 +37,8 @@ def check_target(output: Path, sources: Iterable[Path], force: bool) -> None:
                 raise UsageError(f"{output}: the output is an input; name another file")
         if output.is_dir():
             raise UsageError(f"{output}: this is a directory; name a file in it")
+        if output.exists() and not output.is_file():
+            raise UsageError(f"{output}: this is a device or a pipe; name a file")
         if not output.parent.is_dir():
             raise UsageError(f"{output.parent}: no such directory")
         if output.exists() and not force:
@@ -49,8 +50,8 @@ def data_file(output: Path) -> Path:
     return output.with_name(output.name + ".data")
 
 
-def data_sources(model: Model) -> list[Path]:
-    """The files in which a model keeps weights."""
+def sources(model: Model) -> list[Path]:
+    """The files that a model was read from: its own, and those in which it keeps weights."""
     places = {
         entry.value
         for tensor in model.constants.values()
@@ -58,7 +59,8 @@ def data_sources(model: Model) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return [model.base_dir / place for place in sorted(places)]
+    own = [model.path] if model.path else []
+    return own + [model.base_dir / place for place in sorted(places)]
 
 
 def save(
@@ -76,7 +78,7 @@ def save(
 
     Raises WriteFailed; nothing is left half written then.
     """
-    external = external or _weigh(proto) > _LIMIT
+    external = external or byte_size(proto) > _LIMIT
     model = proto
     if external or any(is_external(t) for graph in graphs(proto.graph) for _, t in stored(graph)):
         model = ModelProto()
@@ -88,22 +90,13 @@ def save(
         else:
             inline_all(model, base_dir)
         with open(draft, "wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
+            file.writelines(pieces(model))
             _sync(file)
         if check is not None:
             check(draft)
         if external:
             os.replace(data, data_file(output))
         os.replace(draft, output)
-
-
-def _weigh(proto: ModelProto) -> int:
-    """The bytes of the weights: what `ByteSize` comes to, which would write all of them."""
-    return sum(
-        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        for graph in graphs(proto.graph)
-        for _, tensor in stored(graph)
-    )
 
 
 def inline_all(proto: ModelProto, base_dir: Path) -> None:

@@ -8,7 +8,8 @@
     zero  = "0*1 + 2"
 
 `axes` is a pattern (see `notation`), or `function` names a Python rule (see `operators`) for an
-operator whose axes depend on values, attributes or ranks. A table with `ops = [...]` is a family:
+operator whose axes depend on values, attributes or ranks; with both, the function begins with the
+pattern. A table with `ops = [...]` is a family:
 it stands for each of those operators. `pinned = "reason"` alone says that an operator is known and
 that nothing around it can be pruned, and why.
 
@@ -61,7 +62,7 @@ REST = -1
 
 @dataclass(frozen=True)
 class Rule:
-    """What is known of one operator. `pattern`, `function` or `pinned`: one of the three."""
+    """What is known of one operator: `pattern`, `function` (or both), or `pinned`."""
 
     name: str
     pattern: Pattern | None = None
@@ -71,8 +72,13 @@ class Rule:
     bind: Mapping[str, str] = field(default_factory=dict)
     score: tuple[int, ...] = ()
     zero: Zero | None = None
+    sums: Zero | None = None
+    nonzero: tuple[int, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)
     passes: bool = False
+    #: Quantised operands: numbers of the codes, their scale and their zero point, and the axis that
+    #: these are along if they are not one for all; without it, the attribute `axis` says so.
+    codes: tuple[tuple[int, ...], ...] = ()
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,10 +105,17 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bind": (dict, "names of the pattern, each with an attribute"),
     "score": (list, "a list of operand numbers"),
     "zero": (str, "operand numbers, as in '0*1 + 2'"),
+    "sums": (str, "operand numbers, as in '0*1 + 2'"),
+    "nonzero": (list, "a list of operand numbers"),
     "roles": (dict, "names of the pattern, each with a role"),
     "passes": (bool, "true or false"),
+    "codes": (list, "lists of operand numbers: codes, scale, zero point, and the axis of both"),
 }
-_ELEMENTS: dict[str, type] = {"ops": str, "pin": str, "bind": str, "score": int, "roles": str}
+_ELEMENTS: dict[str, type] = {
+    **{"ops": str, "pin": str, "bind": str, "score": int, "nonzero": int, "roles": str}
+}
+#: Keys that hold sums of products of operand numbers.
+_TERMS = ("zero", "sums")
 ROLES = ("heads", "head-dim", "ffn", "hidden", "channels")
 #: Roles that tables may give and that are not asked for by name.
 _INNER_ROLES = ("conv-groups", "projection")
@@ -138,7 +151,7 @@ def read_tables(text: str, source: str) -> dict[str, Rule]:
 
 def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
     kinds = [key for key in ("axes", "function", "pinned") if key in table]
-    if len(kinds) != 1:
+    if len(kinds) != 1 and kinds != ["axes", "function"]:
         raise RuleError(f"{where}: give one of `axes`, `function` and `pinned`, not {len(kinds)}")
     pattern = None
     if "axes" in table:
@@ -160,10 +173,11 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
     for role in roles.values():
         if role not in (*ROLES, *_INNER_ROLES):
             raise RuleError(f"{where}: unknown role {role!r}; known are {', '.join(ROLES)}")
-    zero = _zero(table["zero"], where) if "zero" in table else None
+    zero, sums = (_zero(key, table[key], where) if key in table else None for key in _TERMS)
     score = tuple(table.get("score", ()))
     if pattern and not (pattern.inputs and pattern.inputs[-1].repeated):
-        for key, numbers in (("score", score), ("zero", [i for term in zero or () for i in term])):
+        named = [i for term in zero or () for i in term], [i for term in sums or () for i in term]
+        for key, numbers in zip(("score", *_TERMS), (score, *named), strict=True):
             for each in numbers:
                 if each >= len(pattern.inputs):
                     raise RuleError(
@@ -179,19 +193,22 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
         bind=table.get("bind", {}),
         score=score,
         zero=zero,
+        sums=zero if sums is None else sums,
+        nonzero=tuple(table.get("nonzero", ())),
         roles=roles,
         passes=bool(table.get("passes", False)),
+        codes=tuple(map(tuple, table.get("codes", ()))),
         source=where,
     )
 
 
-def _zero(text: str, where: str) -> Zero:
+def _zero(key: str, text: str, where: str) -> Zero:
     try:
         return tuple(
             tuple(_operand(part.strip()) for part in term.split("*")) for term in text.split("+")
         )
     except ValueError:
-        raise RuleError(f"{where}: zero = {text!r}; write operand numbers, as `0*1 + 2`") from None
+        raise RuleError(f"{where}: {key} = {text!r}; write operand numbers, as `0*1 + 2`") from None
 
 
 def _operand(text: str) -> int:

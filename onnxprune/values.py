@@ -279,6 +279,15 @@ def _range(op: Op, start: Array, limit: Array, delta: Array) -> Array | None:
     return np.arange(*found)
 
 
+def _one_hot(op: Op, indices: Array, depth: Array, pair: Array) -> Array | None:
+    """How repeat_interleave writes its number of repeats."""
+    count = int(depth.ravel()[0])
+    if op.attr("axis", -1) != -1 or not 0 < count * indices.size <= 4096:
+        return None
+    hit = np.arange(count) == indices[..., None] % count
+    return np.asarray(np.where(hit, pair[1], pair[0]))
+
+
 def _expand(op: Op, x: Array, shape: Array) -> Array:
     dims = [int(n) for n in shape.ravel().tolist()]
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(dims)))
@@ -315,6 +324,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "Expand": _expand,
+    "OneHot": _one_hot,
     "Add": _each(lambda a, b: a + b),
     "Sub": _each(lambda a, b: a - b),
     "Mul": _each(lambda a, b: a * b),

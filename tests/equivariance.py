@@ -18,6 +18,7 @@ some of their sizes left to the run time.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -350,7 +351,12 @@ class _Trial:
     def taken(self, name: str, value: Array, choice: Choice) -> Array:
         for i, axis in enumerate(self.axes(name)):
             if any(dim in choice for dim in leaves(axis)):
-                value = np.take(value, select(axis, choice), axis=i)
+                # Copies as many as the run makes: the outermost factor, all of which stay.
+                unknown = [dim for dim in leaves(axis) if dim.size is None]
+                known = math.prod(dim.size for dim in leaves(axis) if dim.size is not None)
+                everything = np.arange(value.shape[i] // known, dtype=np.int64)
+                chosen = {**choice, **dict.fromkeys(unknown, everything)}
+                value = np.take(value, select(axis, chosen), axis=i)
         return np.ascontiguousarray(value).reshape(value.shape)
 
     def compare(
@@ -389,13 +395,13 @@ class _Trial:
 
     # -- zeros -----------------------------------------------------------------------------------
 
-    def terms(self) -> list[list[str]]:
-        """The operands of the rule's `zero`, by name; terms of which one is missing vanish."""
+    def terms(self, sums: bool) -> list[list[str]]:
+        """The operands of the rule's `zero` (or `sums`), by name; without terms that miss one."""
         if self.record is None:
             return []
         inputs = self.record.node.input
         terms: list[list[str]] = []
-        for term in self.record.rule.zero or ():
+        for term in (self.record.rule.sums if sums else self.record.rule.zero) or ():
             if REST in term:
                 terms.extend([name] for name in inputs[len(terms) :] if name)
             elif all(i < len(inputs) and inputs[i] for i in term):
@@ -405,7 +411,7 @@ class _Trial:
     def factors(self, dim: Dim, whole: bool) -> list[str]:
         """Of each term one operand that `dim` occurs in; none if a term of `whole` lacks it."""
         found = []
-        for names in self.terms():
+        for names in self.terms(sums=not whole):
             mine = [n for n in names if any(dim in leaves(axis) for axis in self.axes(n))]
             if mine:
                 found.append(mine[int(self.rng.integers(len(mine)))])
@@ -440,10 +446,22 @@ class _Trial:
 
     def zero_outside(self, name: str, value: Array, kept: Choice) -> Array:
         value = value.copy()
+        zero = np.broadcast_to(self.zero_of(name, value), value.shape)
         for i, axis in enumerate(self.axes(name)):
             gone = np.setdiff1d(np.arange(axis.size or 0), select(axis, kept))
-            value[(slice(None),) * i + (gone,)] = 0
+            at = (slice(None),) * i + (gone,)
+            value[at] = zero[at]
         return value
+
+    def zero_of(self, name: str, value: Array) -> Array:
+        """What stands for zero: the zero point of codes."""
+        codes = self.network.quantised().get(name)
+        if codes is None or not codes.point:
+            return np.zeros((), value.dtype)
+        point = codes.point
+        given = self.case.feeds
+        found = given[point] if point in given else self.network.model.read(point)
+        return codes.spread(found, value.shape)
 
     def check_zeros(self) -> None:
         """Where the operands that `zero` names are zero, so is the first output."""
@@ -453,8 +471,6 @@ class _Trial:
             return  # a type without a zero
         if self.base[self.outputs[0]].dtype.kind != "f":
             return  # of integers, the zero point is what stands for zero
-        if self.record.node.op_type == "DequantizeLinear" and len(self.record.node.input) > 2:
-            return
         for dim in self.free:
             names = self.factors(dim, whole=True)
             output = self.outputs[0]

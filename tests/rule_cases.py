@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from tests.equivariance import Case, graph_case, one
+from tests.equivariance import Case, graph_case, one, with_constants
 
 Array = NDArray[Any]
 
@@ -55,6 +55,23 @@ def cases_of(
     def register(make: Callable[[str], Iterator[Case]]) -> Callable[[str], Iterator[Case]]:
         for name in names:
             HAND_MADE[name] = lambda name=name: make(name)
+        return make
+
+    return register
+
+
+#: Cases that onnxruntime has no kernel for on the CPU: their rules are applied, not proved.
+FOLLOWED: dict[str, Callable[[], Iterator[Case]]] = {}
+
+
+def followed(
+    *names: str,
+) -> Callable[[Callable[[str], Iterator[Case]]], Callable[[str], Iterator[Case]]]:
+    """Cases of these operators that are not run: a generator, as for `cases_of`."""
+
+    def register(make: Callable[[str], Iterator[Case]]) -> Callable[[str], Iterator[Case]]:
+        for name in names:
+            FOLLOWED[name] = lambda name=name: make(name)
         return make
 
     return register
@@ -809,3 +826,731 @@ def _scan(_: str) -> Iterator[Case]:
         xs = draw(2, 5, 6) if axes else draw(5, 2, 6)
         feeds = {"h0": draw(2, 4), "xs": xs, "w": draw(6, 4)}
         yield graph_case(f"a recurrent layer {axes}", [node], feeds, ["h9", "all"])
+
+
+# -- attention -----------------------------------------------------------------------------------
+
+
+@cases_of("Attention")
+def _attention(name: str) -> Iterator[Case]:
+    q, k, v = draw(2, 6, 3, 8), draw(2, 3, 5, 8), draw(2, 3, 5, 10)
+    yield one(name, q, k, v, opset=23)
+    yield one(name, q, k, v, draw(3, 5), opset=24, softcap=2.0)
+    yield one(name, q, k, v, draw(2, 6, 3, 5), opset=23, scale=0.3)
+    yield one(name, q, k, v, draw(1, 1, 3, 5), opset=24)
+    past = draw(2, 3, 4, 8), draw(2, 3, 4, 10)
+    yield one(name, q, k, v, None, *past, outputs=3, opset=23)
+    flat = draw(2, 3, 48), draw(2, 5, 24), draw(2, 5, 30)
+    heads = {"q_num_heads": 6, "kv_num_heads": 3}
+    yield one(name, *flat, opset=23, **heads)
+    yield one(name, *flat, None, *past, outputs=3, opset=24, is_causal=1, **heads)
+    yield one(name, *flat, None, *past, outputs=4, opset=23, **heads)
+    heads = {"q_num_heads": 4, "kv_num_heads": 4}
+    yield one(name, draw(1, 3, 32), draw(1, 3, 32), draw(1, 3, 32), opset=23, **heads)
+    heads = {"q_num_heads": 4, "kv_num_heads": 1}
+    yield one(name, draw(1, 3, 32), draw(1, 3, 8), draw(1, 3, 8), opset=24, **heads)
+
+
+@cases_of("com.microsoft.Attention")
+def _fused_attention(_: str) -> Iterator[Case]:
+    x, w, b = draw(2, 5, 12), draw(12, 72), draw(72)
+    more = {"domain": MS, "num_heads": 3}
+    yield one("Attention", x, w, b, **more)
+    yield one("Attention", x, w, b, scale=0.2, unidirectional=1, **more)
+    sizes = [24, 24, 30]
+    yield one("Attention", x, draw(12, 78), draw(78), qkv_hidden_sizes=sizes, **more)
+    yield one("Attention", x, w, b, np.array([5, 3], np.int32), **more)
+    yield one("Attention", x, w, b, None, None, draw(2, 3, 5, 5), **more)
+    yield one("Attention", x, w, b, None, None, draw(1, 1, 5, 5), **more)
+    yield one("Attention", x, w, b, None, draw(2, 2, 3, 4, 8), outputs=2, **more)
+
+
+@cases_of("com.microsoft.QAttention")
+def _quantised_attention(_: str) -> Iterator[Case]:
+    x, w, b = codes(2, 5, 16), codes(16, 72), draw(72)
+    scales = scalar(0.02), scalar(0.01)
+    points = scalar(128, np.uint8), scalar(120, np.uint8)
+    more = {"domain": MS, "num_heads": 3}
+    yield one("QAttention", x, w, b, *scales, None, *points, **more)
+    by_column = scalar(0.02), positive(72) / 50
+    w = codes(16, 72, dtype=np.int8)
+    points = scalar(128, np.uint8), np.zeros(72, np.int8)
+    yield one("QAttention", x, w, b, *by_column, None, *points, **more)
+
+
+@cases_of("com.microsoft.MultiHeadAttention")
+def _multi_head_attention(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    q, k, v = draw(2, 3, 24), draw(2, 5, 24), draw(2, 5, 30)
+    more = {"domain": MS, "num_heads": 3}
+    yield one(name, q, k, v, **more)
+    yield one(name, q, k, v, draw(78), scale=0.3, **more)
+    yield one(name, q, k, v, None, np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], np.int32), **more)
+    yield one(name, q, k, v, None, None, draw(2, 3, 3, 5), **more)
+    yield one(name, q, k, v, None, None, draw(1, 1, 3, 5), **more)
+    yield one(name, q, draw(2, 3, 5, 8), draw(2, 3, 5, 8), draw(72), **more)
+    own = draw(2, 3, 24), draw(2, 3, 24, seed=1), draw(2, 3, 24, seed=2)
+    past = draw(2, 3, 4, 8), draw(2, 3, 4, 8, seed=1)
+    yield one(name, *own, None, None, None, *past, outputs=3, **more)
+    yield one(name, *own, None, None, None, *past, outputs=3, unidirectional=1, **more)
+
+
+@followed("com.microsoft.MultiHeadAttention")
+def _packed_multi_head_attention(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    yield one(name, draw(2, 4, 3, 3, 8), num_heads=3, domain=MS)
+    yield one(name, draw(2, 4, 24), draw(2, 5, 3, 2, 8), num_heads=3, domain=MS)
+
+
+@followed("com.microsoft.PackedAttention", "com.microsoft.PackedMultiHeadAttention")
+def _packed_attention(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    tokens = np.array([[0, 1, 2], [3, 4, 5]], np.int32), np.array([0, 2, 5], np.int32)
+    more = {"domain": MS, "num_heads": 3}
+    if name == "PackedAttention":
+        yield one(name, draw(5, 12), draw(12, 72), draw(72), *tokens, **more)
+        return
+    qkv = draw(5, 24), draw(5, 24, seed=1), draw(5, 30)
+    yield one(name, *qkv, draw(78), *tokens, **more)
+    yield one(name, draw(5, 3, 3, 8), None, None, None, *tokens, **more)
+
+
+@cases_of("com.microsoft.GroupQueryAttention")
+def _group_query_attention(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    more = {"domain": MS, "num_heads": 6, "kv_num_heads": 3}
+    q, k, v = draw(2, 5, 192), draw(2, 5, 96), draw(2, 5, 96, seed=1)
+    ends = np.array([4, 3], np.int32), scalar(5, np.int32)
+    past = draw(2, 3, 8, 32), draw(2, 3, 8, 32, seed=1)
+    tables = draw(8, 16), draw(8, 16, seed=1)
+    yield one(name, q, k, v, *past, *ends, outputs=3, **more)
+    yield one(name, q, k, v, None, None, *ends, outputs=3, **more)
+    yield one(name, q, k, v, None, None, *ends, scale=0.1, **more)
+    turning = {"outputs": 3, "do_rotary": 1, **more}
+    yield one(name, q, k, v, *past, *ends, *tables, **turning)
+    yield one(name, q, k, v, *past, *ends, *tables, rotary_interleaved=1, **turning)
+    part = draw(8, 8), draw(8, 8, seed=1)
+    q, k, v = draw(2, 5, 288), draw(2, 5, 144), draw(2, 5, 144, seed=1)
+    wide = draw(2, 3, 8, 48), draw(2, 3, 8, 48, seed=1)
+    yield one(name, q, k, v, *wide, *ends, *part, **turning)
+    q, k, v = draw(2, 5, 192), draw(2, 5, 96), draw(2, 5, 96, seed=1)
+    yield one(name, q, k, v, *past, *ends, *part, **turning)
+    packed = draw(2, 5, 384)
+    yield one(name, packed, None, None, *past, *ends, *tables, **turning)
+    yield one(name, packed, None, None, *past, *ends, outputs=3, **more)
+    bias = draw(2, 6, 5, 5)
+    yield one(name, q, k, v, *past, *ends, None, None, None, bias, draw(6), outputs=3, **more)
+
+
+@cases_of("com.microsoft.LinearAttention")
+def _linear_attention(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    q, k, v, state = draw(2, 5, 48), draw(2, 5, 24), draw(2, 5, 30), draw(2, 3, 8, 10)
+    gate, rate = -positive(2, 5, 3), positive(2, 5, 3) / 2
+    more = {"domain": MS, "q_num_heads": 6, "kv_num_heads": 3, "outputs": 2}
+    k = k / 8
+    yield one(name, q, k, v, update_rule="linear", **more)
+    yield one(name, q, k, v, state, update_rule="linear", scale=0.3, **more)
+    yield one(name, q, k, v, state, gate, update_rule="gated", **more)
+    yield one(name, q, k, v, state, -positive(2, 5, 24), update_rule="gated", **more)
+    yield one(name, q, k, v, None, None, rate, update_rule="delta", **more)
+    yield one(name, q, k, v, state, gate, rate, **more)
+    yield one(name, q, k, v, state, gate, positive(2, 5, 1) / 2, **more)
+    more |= {"q_num_heads": 3, "kv_num_heads": 6}
+    wide = draw(2, 5, 24), draw(2, 5, 48) / 8, draw(2, 5, 60)
+    yield one(name, *wide, update_rule="linear", **more)
+
+
+@cases_of("com.microsoft.LinearAttentionGate")
+def _linear_attention_gate(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    a = draw(2, 5, 6), draw(6), draw(6, seed=1)
+    yield one(name, *a, domain=MS)
+    yield one(name, *a, draw(2, 5, 6, seed=1), domain=MS, outputs=2)
+
+
+@cases_of("RotaryEmbedding")
+def _rotary(name: str) -> Iterator[Case]:
+    tables = draw(2, 5, 4), draw(2, 5, 4, seed=1)
+    places = np.array([[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]], I64)
+    by_place = draw(7, 4), draw(7, 4, seed=1), places
+    for more in ({}, {"interleaved": 1}):
+        yield one(name, draw(2, 3, 5, 8), *tables, opset=23, **more)
+        yield one(name, draw(2, 3, 5, 8), *by_place, opset=23, **more)
+        yield one(name, draw(2, 5, 24), *by_place, opset=23, num_heads=3, **more)
+        more = more | {"rotary_embedding_dim": 8, "num_heads": 3}
+        yield one(name, draw(2, 3, 5, 12), *by_place, opset=23, **more)
+        yield one(name, draw(2, 5, 36), *by_place, opset=23, **more)
+
+
+@cases_of("com.microsoft.RotaryEmbedding")
+def _contrib_rotary(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    places = np.array([[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]], I64)
+    tables = places, draw(7, 4), draw(7, 4, seed=1)
+    for more in ({"domain": MS}, {"domain": MS, "interleaved": 1}):
+        yield one(name, draw(2, 3, 5, 8), *tables, **more)
+        yield one(name, draw(2, 5, 24), *tables, **more)
+        yield one(name, draw(2, 5, 24), *tables, num_heads=3, **more)
+        yield one(name, draw(2, 5, 24), ints(1), *tables[1:], **more)
+        more = more | {"rotary_embedding_dim": 8, "num_heads": 3}
+        yield one(name, draw(2, 3, 5, 12), *tables, **more)
+        yield one(name, draw(2, 5, 36), *tables, **more)
+
+
+@cases_of("com.microsoft.MRotaryEmbedding")
+def _multimodal_rotary(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    places = np.array([[[0, 1, 2]], [[1, 1, 2]], [[0, 3, 3]]], I64)
+    tables = places, draw(7, 9), draw(7, 9, seed=1)
+    more: dict[str, Any] = {"domain": MS, "mrope_section": [2, 4, 3]}
+    yield one(name, draw(1, 3, 3, 18), *tables, **more)
+    yield one(name, draw(1, 3, 54), *tables, num_heads=3, **more)
+    yield one(name, draw(1, 3, 54), *tables, num_heads=3, interleaved=1, **more)
+    yield one(name, draw(1, 3, 3, 18), *tables, mrope_layout=1, **more | {"mrope_section": [3] * 3})
+
+
+@cases_of("com.microsoft.MoE")
+def _mixture_of_experts(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x, router = draw(5, 8), draw(5, 4)
+    layers = draw(4, 12, 8), draw(4, 12), draw(4, 8, 6), draw(4, 8)
+    more = {"swiglu_fusion": 1, "activation_type": "swiglu", "k": 2}
+    yield one(name, x, router, *layers, domain=MS, **more)
+    layers = draw(4, 6, 8), draw(4, 6), draw(4, 8, 6), draw(4, 8)
+    yield one(name, x, router, *layers, domain=MS, activation_type="relu", k=2)
+
+
+@followed("com.microsoft.MoE")
+def _halves_of_experts(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    layers = draw(4, 12, 8), draw(4, 12), draw(4, 8, 6), draw(4, 8)
+    more = {"swiglu_fusion": 2, "activation_type": "swiglu", "k": 2}
+    yield one(name, draw(5, 8), draw(5, 4), *layers, domain=MS, **more)
+    layers = draw(4, 6, 8), draw(4, 6), draw(4, 8, 6), draw(4, 8), draw(4, 6, 8), draw(4, 6)
+    yield one(name, draw(5, 8), draw(5, 4), *layers, domain=MS, activation_type="silu", k=2)
+
+
+@cases_of("com.microsoft.EmbedLayerNormalization")
+def _embed_layer_norm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    words = np.array([[1, 0, 3], [5, 2, 2]], np.int32)
+    kinds = np.array([[0, 0, 1], [0, 1, 1]], np.int32)
+    tables = draw(7, 8), draw(4, 8)
+    end = draw(8), draw(8, seed=1)
+    yield one(name, words, kinds, *tables, draw(2, 8), *end, domain=MS, outputs=2)
+    yield one(name, words, None, *tables, None, *end, domain=MS, outputs=2)
+    yield one(name, words, kinds, *tables, draw(2, 8), *end, words, domain=MS, outputs=3)
+
+
+@cases_of("com.microsoft.QEmbedLayerNormalization")
+def _quantised_embed_layer_norm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    words = np.array([[1, 0, 3], [5, 2, 2]], np.int32)
+    kinds = np.array([[0, 0, 1], [0, 1, 1]], np.int32)
+    end = codes(8), codes(8, seed=1)
+    scales, points = [scalar(0.02)] * 5, [scalar(120, np.uint8)] * 5
+    tables = codes(7, 8), codes(4, 8), codes(2, 8)
+    yield one(name, words, kinds, *tables, *end, None, *scales, *points, domain=MS, outputs=2)
+    scales[2] = points[2] = None
+    operands = words, None, *tables[:2], None, *end, None, *scales, *points
+    yield one(name, *operands, domain=MS, outputs=2)
+
+
+@followed("com.microsoft.GemmaRotaryEmbedding")
+def _gemma_rotary(name: str) -> Iterator[Case]:
+    heads = [draw(2, 3, 5, 8, seed=i) for i in range(4)]
+    yield one(name.rpartition(".")[2], draw(2, 5, 8), *heads, domain=MS, outputs=2)
+
+
+@followed("com.microsoft.TorchEmbedding")
+def _torch_embedding(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(7, 6), ints(3, 0, 5), domain=MS)
+
+
+@followed("com.microsoft.RemovePadding", "com.microsoft.RestorePadding")
+def _padding(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    if name == "RemovePadding":
+        yield one(name, draw(2, 3, 8), np.array([2, 3], np.int32), domain=MS, outputs=4)
+    else:
+        offsets = np.array([[0, 1, 2], [3, 4, 5]], np.int32)
+        yield one(name, draw(5, 8), offsets, domain=MS)
+
+
+@followed("com.microsoft.RelativePositionBias")
+def _relative_position_bias(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    yield one(name, draw(32, 6), ints(5), ints(7), max_distance=20, domain=MS)
+
+
+@followed("com.microsoft.GatedRelativePositionBias")
+def _gated_relative_position_bias(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x = draw(2, 5, 24), draw(24), draw(1, 3, 5, 5), draw(8, 6), draw(6), draw(1, 3, 1, 1)
+    yield one(name, *x, num_heads=3, domain=MS)
+
+
+@followed("LinearAttention")
+def _standard_linear_attention(name: str) -> Iterator[Case]:
+    q, k, v, state = draw(2, 5, 48), draw(2, 5, 24), draw(2, 5, 30), draw(2, 3, 8, 10)
+    more = {"opset": 27, "q_num_heads": 6, "kv_num_heads": 3, "outputs": 2}
+    yield one(name, q, k, v, state, update_rule="linear", **more)
+
+
+# -- matrix products and convolutions of onnxruntime's own ---------------------------------------
+
+
+@cases_of("com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul")
+def _fused_matmul(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    for trans_a, trans_b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        a, b = draw(2, 3, 5, 6), draw(2, 3, 6, 7)
+        a, b = (a.swapaxes(2, 3) if trans_a else a), (b.swapaxes(2, 3) if trans_b else b)
+        more = {"transA": trans_a, "transB": trans_b, "domain": MS, "alpha": 0.5}
+        yield one(name, a.copy(), b.copy(), **more)
+        yield one(name, a[0, 0].copy(), b[0, 0].copy(), **more)
+    if name == "FusedMatMul":
+        a, b = draw(5, 2, 3, 6), draw(6, 2, 3, 7)
+        yield one(name, a, b, transBatchA=1, transBatchB=1, domain=MS)
+        yield one(name, a, draw(2, 3, 7, 6), transBatchA=1, transB=1, domain=MS)
+        yield one(name, draw(6, 2, 3, 5), b, transBatchA=1, transBatchB=1, transA=1, domain=MS)
+
+
+@followed("com.microsoft.FusedMatMulActivation", "com.microsoft.GemmFastGelu")
+def _matmul_and_more(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    if name == "GemmFastGelu":
+        yield one(name, draw(2, 5, 6), draw(6, 7), draw(7), domain=MS)
+    else:
+        yield one(name, draw(2, 5, 6), draw(7, 6), transB=1, activation="Relu", domain=MS)
+        yield one(name, draw(2, 5, 6), draw(6, 7), activation="Softmax", domain=MS)
+
+
+@cases_of("DeformConv")
+def _deform_conv(name: str) -> Iterator[Case]:
+    x, w, b = draw(2, 8, 7, 7), draw(6, 4, 3, 3), draw(6)
+    yield one(name, x, w, draw(2, 18, 5, 5), b, group=2, opset=19)
+    yield one(name, x, w, draw(2, 18, 5, 5), b, draw(2, 9, 5, 5), group=2, opset=22)
+    offset = draw(2, 36, 5, 5)
+    yield one(name, x, draw(6, 8, 3, 3), offset, offset_group=2, opset=19)
+
+
+@cases_of("com.microsoft.CausalConvWithState")
+def _causal_conv(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x, w, b = draw(2, 6, 7), draw(6, 1, 3), draw(6)
+    yield one(name, x, w, b, domain=MS, outputs=2)
+    yield one(name, x, w, b, draw(2, 6, 2), domain=MS, outputs=2, activation="silu")
+    yield one(name, x, w, None, draw(2, 6, 4), domain=MS, outputs=2, dilation=2)
+    yield one(name, draw(2, 7, 6), w, b, draw(2, 2, 6), domain=MS, outputs=2, channels_last=1)
+
+
+@followed("CausalConvWithState", "com.microsoft.CausalConvWithState")
+def _other_causal_conv(name: str) -> Iterator[Case]:
+    x, w, b = draw(2, 6, 7), draw(6, 1, 3), draw(6)
+    if name == "CausalConvWithState":
+        yield one(name, x, w, b, opset=27, outputs=2)
+    else:
+        more = {"domain": MS, "outputs": 2, "state_window": 2}
+        yield one(name.rpartition(".")[2], x, w, b, draw(2, 2, 6, 2), **more)
+
+
+@followed("com.microsoft.NhwcConv", "com.microsoft.NhwcFusedConv")
+def _channels_last_conv(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    yield one(name, draw(2, 7, 7, 8), draw(6, 4, 3, 3), draw(6), group=2, domain=MS)
+    yield one(name, draw(2, 7, 7, 8), draw(8, 1, 3, 3), group=8, domain=MS)
+
+
+@cases_of("com.microsoft.ConvTransposeWithDynamicPads")
+def _dynamic_pads(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x, w = draw(2, 8, 5, 5), draw(8, 3, 3, 3)
+    yield one(name, x, w, ints(1, 1, 1, 1), draw(6), group=2, strides=[2, 2], domain=MS)
+    yield one(name, x, w, ints(0, 0, 0, 0), group=2, domain=MS)
+
+
+@cases_of("com.microsoft.CDist")
+def _distances(name: str) -> Iterator[Case]:
+    for metric in ("euclidean", "sqeuclidean"):
+        yield one(name.rpartition(".")[2], draw(5, 6), draw(7, 6), metric=metric, domain=MS)
+
+
+@cases_of("com.microsoft.Inverse")
+def _inverse(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(4, 3, 3), domain=MS)
+
+
+# -- quantised operators of onnxruntime's own ----------------------------------------------------
+
+_END = scalar(0.3), scalar(128, np.uint8)
+
+
+@cases_of("com.microsoft.QLinearConv")
+def _contrib_qlinear_conv(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x, w = codes(2, 6, 6, 8), codes(6, 4, 3, 3, dtype=np.int8)
+    head = x, scalar(0.02), scalar(128, np.uint8)
+    bias = np.arange(6, dtype=np.int32) * 100
+    per_channel = w, positive(6) / 50, np.zeros(6, np.int8)
+    yield one(name, *head, *per_channel, *_END, bias, group=2, channels_last=1, domain=MS)
+
+
+@cases_of("com.microsoft.MatMulInteger16")
+def _matmul_integer16(name: str) -> Iterator[Case]:
+    a, b = codes(5, 6, dtype=np.int16), codes(6, 7, dtype=np.int16)
+    yield one(name.rpartition(".")[2], a, b, domain=MS)
+
+
+@cases_of("com.microsoft.MatMulIntegerToFloat")
+def _matmul_to_float(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    a, b = codes(5, 6), codes(6, 7)
+    points = scalar(7, np.uint8), scalar(9, np.uint8)
+    yield one(name, a, b, scalar(0.02), scalar(0.03), *points, draw(7), domain=MS)
+    yield one(name, a, b, scalar(0.02), positive(7), points[0], codes(7), domain=MS)
+    yield one(name, a, b, scalar(0.02), scalar(0.03), domain=MS)
+
+
+@cases_of("com.microsoft.DynamicQuantizeMatMul")
+def _dynamic_matmul(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    b = codes(6, 7)
+    yield one(name, draw(5, 6), b, scalar(0.02), scalar(128, np.uint8), draw(7), domain=MS)
+    yield one(name, draw(2, 5, 6), b, positive(7) / 50, codes(7, seed=1), domain=MS)
+
+
+@cases_of("com.microsoft.QGemm")
+def _qgemm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    bias = np.arange(7, dtype=np.int32) * 10
+    for trans_a, trans_b in ((0, 0), (0, 1), (1, 0)):
+        a, b = codes(5, 6), codes(6, 7)
+        a, b = (a.T.copy() if trans_a else a), (b.T.copy() if trans_b else b)
+        head = a, scalar(0.02), scalar(128, np.uint8), b, scalar(0.02), scalar(120, np.uint8)
+        more = {"transA": trans_a, "transB": trans_b, "domain": MS}
+        yield one(name, *head, bias, *_END, **more)
+        yield one(name, *head, **more)
+    head = codes(5, 6), scalar(0.02), scalar(128, np.uint8)
+    by_column = codes(6, 7, dtype=np.int8), positive(7) / 50, np.zeros(7, np.int8)
+    yield one(name, *head, *by_column, bias, *_END, domain=MS)
+
+
+@cases_of("com.microsoft.DynamicQuantizeLSTM")
+def _dynamic_lstm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    t, b, i, h, d = 5, 3, 6, 4, 2
+    w, r = codes(d, i, 4 * h), codes(d, h, 4 * h)
+    more = {"hidden_size": h, "direction": "bidirectional", "outputs": 3, "domain": MS}
+    whole = positive(d) / 50, np.full(d, 128, np.uint8)
+    yield one(name, draw(t, b, i), w, r, draw(d, 8 * h), *[None] * 4, *whole, *whole, **more)
+    by_gate = positive(d, 4 * h) / 50, np.full((d, 4 * h), 128, np.uint8)
+    states = draw(d, b, h), draw(d, b, h, seed=1), None
+    operands = draw(t, b, i), w, r, draw(d, 8 * h), None, *states
+    yield one(name, *operands, *by_gate, *by_gate, **more)
+
+
+@cases_of("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
+def _qlinear_binary(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    a = codes(2, 6, 5), scalar(0.02), scalar(128, np.uint8)
+    for b in (codes(2, 6, 5, seed=1), codes(6, 1), codes(1)):
+        yield one(name, *a, b, scalar(0.03), scalar(120, np.uint8), *_END, domain=MS)
+
+
+@cases_of("com.microsoft.QLinearWhere")
+def _qlinear_where(name: str) -> Iterator[Case]:
+    a = codes(2, 6, 5), scalar(0.02), scalar(128, np.uint8)
+    b = codes(2, 6, 5, seed=1), scalar(0.03), scalar(120, np.uint8)
+    yield one(name.rpartition(".")[2], draw(6, 1) > 0, *a, *b, *_END, domain=MS)
+
+
+@cases_of("com.microsoft.QLinearConcat")
+def _qlinear_concat(name: str) -> Iterator[Case]:
+    a = codes(2, 6, 5), scalar(0.02), scalar(128, np.uint8)
+    b = codes(2, 4, 5, seed=1), scalar(0.03), scalar(120, np.uint8)
+    yield one(name.rpartition(".")[2], *_END, *a, *b, axis=1, domain=MS)
+
+
+@cases_of(
+    "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearSigmoid", "com.microsoft.QLinearSoftmax"
+)
+def _qlinear_unary(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x = codes(2, 6, 5), scalar(0.02), scalar(128, np.uint8)
+    if name == "QLinearSoftmax":
+        for axis, opset in ((-1, 13), (1, 13), (1, 11)):
+            case = one(name, *x, scalar(1 / 256), scalar(0, np.uint8), axis=axis, domain=MS)
+            attribute = helper.make_attribute("opset", opset)
+            case.model.graph.node[0].attribute.append(attribute)
+            yield case
+    else:
+        yield one(name, *x, *_END, domain=MS)
+
+
+@cases_of("com.microsoft.QLinearAveragePool", "com.microsoft.QLinearGlobalAveragePool")
+def _qlinear_pool(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    more = {} if "Global" in name else {"kernel_shape": [3, 3], "strides": [2, 2]}
+    ends = scalar(0.02), scalar(128, np.uint8), scalar(0.02), scalar(128, np.uint8)
+    yield one(name, codes(2, 6, 7, 8), *ends, domain=MS, **more)
+    yield one(name, codes(2, 7, 8, 6), *ends, channels_last=1, domain=MS, **more)
+
+
+@followed("com.microsoft.QLinearReduceMean")
+def _qlinear_mean(name: str) -> Iterator[Case]:
+    ends = scalar(0.02), scalar(128, np.uint8), scalar(0.02), scalar(128, np.uint8)
+    for keep in (0, 1):
+        x = codes(2, 6, 5)
+        yield one(name.rpartition(".")[2], x, *ends, axes=[1], keepdims=keep, domain=MS)
+
+
+@followed("com.microsoft.MulInteger", "com.microsoft.ReduceSumInteger")
+def _integers(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    point = scalar(128, np.uint8)
+    if name == "MulInteger":
+        yield one(name, codes(2, 6), point, codes(6), point, domain=MS)
+    else:
+        yield one(name, codes(2, 6), axes=[1], keepdims=0, domain=MS)
+
+
+@cases_of("com.microsoft.MatMulNBits")
+def _matmul_nbits(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    n, blocks, size = 6, 4, 16
+    for bits in (4, 8):
+        b = codes(n, blocks, size * bits // 8)
+        more = {"K": blocks * size, "N": n, "bits": bits, "block_size": size, "domain": MS}
+        a, scales, bias = draw(2, 3, blocks * size), positive(n, blocks) / 20, draw(n)
+        yield one(name, a, b, scales, **more)
+        yield one(name, a, b, scales, codes(n, blocks * bits // 8), **more)
+        yield one(name, a, b, scales, None, None, bias, **more)
+    # The last block is not full, and an odd number of blocks.
+    more = {"K": 40, "N": n, "bits": 4, "block_size": size, "domain": MS}
+    b, points = codes(n, 3, 8), codes(n, 2)
+    yield one(name, draw(2, 40), b, positive(n, 3) / 20, points, **more)
+    more["K"] = 48
+    yield one(name, draw(2, 48), b, positive(n, 3) / 20, points, **more)
+
+
+@followed("com.microsoft.MatMulNBitsMlp", "com.microsoft.MatMulNBitsQkv")
+def _matmuls_nbits(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    a, norm = draw(2, 3, 64), draw(64)
+    weight = codes(6, 2, 16), positive(6, 2) / 20, draw(6)
+    more: dict[str, Any] = {"K": 64, "bits": 4, "block_size": 32, "domain": MS}
+    if name == "MatMulNBitsMlp":
+        yield one(name, a, None, norm, *weight, *weight, N=6, activation="silu", **more)
+        yield one(name, a, a, norm, *weight, *weight, N=6, activation="silu", outputs=2, **more)
+    else:
+        small = codes(4, 2, 16), positive(4, 2) / 20, draw(4)
+        more |= {"Nq": 6, "Nkv": 4}
+        yield one(name, a, None, norm, *weight, *small, *small, outputs=3, **more)
+        yield one(name, a, a, norm, *weight, *small, *small, outputs=4, **more)
+
+
+@cases_of("com.microsoft.GatherBlockQuantized")
+def _gather_block_quantized(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    more = {"block_size": 16, "quantize_axis": 1, "gather_axis": 0, "domain": MS}
+    index = ints(3, 0, 5)
+    for bits in (4, 8):
+        data = codes(7, 64 * bits // 8)
+        scales, points = positive(7, 4), codes(7, 4 * bits // 8)
+        for case in (
+            one(name, data, index, scales, bits=bits, **more),
+            one(name, data, index, scales, points, bits=bits, **more),
+        ):
+            yield with_constants(case, set(case.feeds) - {"x1"})
+
+
+# -- more of onnxruntime's own, and of newer opsets ----------------------------------------------
+
+
+@followed("com.microsoft.GroupNorm", "com.microsoft.SkipGroupNorm")
+def _contrib_group_norm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x, ends = draw(2, 4, 5, 12), (draw(12), draw(12, seed=1))
+    more = {"groups": 3, "activation": 1, "domain": MS}
+    if name == "GroupNorm":
+        yield one(name, x, *ends, **more)
+        yield one(name, draw(2, 12, 4, 5), *ends, channels_last=0, **more)
+        return
+    for skip in (draw(2, 4, 5, 12), draw(2, 1, 1, 12), draw(2, 12)):
+        yield one(name, x, *ends, skip, draw(12), outputs=2, **more)
+        yield one(name, x, *ends, skip, **more)
+
+
+@cases_of("com.microsoft.GatedRMSNorm")
+def _gated_rms_norm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    for width in (24, 8):
+        for activation in ("silu", "sigmoid"):
+            x, gate = draw(2, 5, width), draw(2, 5, width, seed=1)
+            yield one(name, x, draw(8), gate, activation=activation, domain=MS)
+
+
+@cases_of("com.microsoft.BranchwiseRMSNorm")
+def _branchwise_norm(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    for scale in (draw(24), draw(3, 8), draw(8), None):
+        yield one(name, draw(2, 5, 3, 8), scale, domain=MS)
+        yield one(name, draw(2, 5, 24), scale, num_branches=3, domain=MS)
+
+
+@cases_of("com.microsoft.EngramGate")
+def _engram_gate(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    x = draw(2, 5, 3, 8), draw(2, 5, 3, 8, seed=1), draw(2, 5, 8)
+    scales = draw(3, 8), draw(3, 8, seed=1), draw(3, 8, seed=2)
+    yield one(name, *x, *scales[:2], domain=MS)
+    yield one(name, *x, *scales, domain=MS, outputs=2)
+
+
+@followed("com.microsoft.BiasSoftmax")
+def _bias_softmax(name: str) -> Iterator[Case]:
+    x, bias = draw(2, 3, 5, 6), draw(2, 1, 1, 6)
+    yield one(name.rpartition(".")[2], x, bias, axis=3, is_inner_broadcast=1, domain=MS)
+
+
+@cases_of("Affine", "ParametricSoftplus", "Scale", "ScaledTanh")
+def _experimental(name: str) -> Iterator[Case]:
+    given = {"Scale": {"scale": 2.0}}.get(name, {"alpha": 0.5, "beta": 0.7})
+    yield one(name, draw(3, 4), opset=7, **given)
+
+
+@followed("MemcpyFromHost", "MemcpyToHost")
+def _copies(name: str) -> Iterator[Case]:
+    yield one(name, draw(3, 4))
+
+
+@followed("SwiGLU")
+def _swiglu(name: str) -> Iterator[Case]:
+    yield one(name, draw(3, 4), draw(3, 4, seed=1), opset=28)
+
+
+@followed("com.microsoft.BiasAdd")
+def _bias_add(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(2, 5, 6), draw(6), draw(2, 5, 6, seed=1), domain=MS)
+
+
+@cases_of("com.microsoft.MurmurHash3")
+def _hash(name: str) -> Iterator[Case]:
+    x = np.arange(12, dtype=np.int32).reshape(3, 4)
+    yield one(name.rpartition(".")[2], x, seed=3, domain=MS)
+
+
+@cases_of("com.microsoft.ScaledSiLU", "com.microsoft.SampleOp")
+def _contrib_unary(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    yield one(name, draw(3, 4), domain=MS)
+    if name == "ScaledSiLU":
+        yield one(name, draw(3, 4), scalar(0.5), domain=MS)
+
+
+@cases_of("com.microsoft.GatedAdd")
+def _gated_add(name: str) -> Iterator[Case]:
+    x, y, gate = draw(2, 5, 6), draw(2, 5, 6, seed=1), draw(2, 5, 1)
+    yield one(name.rpartition(".")[2], x, y, gate, domain=MS)
+
+
+@cases_of("com.microsoft.NhwcMaxPool")
+def _channels_last_pool(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], codes(2, 7, 8, 6), kernel_shape=[3, 3], domain=MS)
+
+
+@cases_of("com.microsoft.MaxpoolWithMask")
+def _masked_pool(name: str) -> Iterator[Case]:
+    mask = np.ones((2, 6, 7, 8), np.int32)
+    mask[:, :, 3] = 0
+    yield one(name.rpartition(".")[2], draw(2, 6, 7, 8), mask, kernel_shape=[3, 3], domain=MS)
+
+
+@cases_of("com.microsoft.CropAndResize")
+def _crop_and_resize(name: str) -> Iterator[Case]:
+    rois = np.array([[0, 0, 1, 1], [0.2, 0.2, 0.8, 0.8], [0.1, 0, 0.4, 0.6]], F)
+    places = np.array([0, 1, 0], np.int32)
+    yield one(
+        name.rpartition(".")[2], draw(2, 6, 8, 8), rois, places, ints(3, 4).astype("i4"), domain=MS
+    )
+
+
+@cases_of("com.microsoft.Trilu")
+def _contrib_trilu(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(3, 5, 6), np.array(1, I64), domain=MS)
+
+
+@cases_of("com.microsoft.Pad")
+def _contrib_pad(name: str) -> Iterator[Case]:
+    name = name.rpartition(".")[2]
+    yield one(name, draw(2, 6, 5), ints(0, 2, 0, 0, 1, 0), domain=MS)
+    yield one(name, draw(2, 6, 5), ints(0, 0, 1, 0, 0, 1), mode="reflect", domain=MS)
+
+
+@cases_of("com.microsoft.GatherND")
+def _contrib_gather_nd(name: str) -> Iterator[Case]:
+    index = np.array([[1], [3]], I64)
+    yield one(name.rpartition(".")[2], draw(4, 5, 6), index, domain=MS)
+
+
+@cases_of("com.microsoft.GridSample")
+def _contrib_grid_sample(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(2, 6, 5, 5), draw(2, 3, 4, 2), domain=MS)
+
+
+@cases_of("com.microsoft.ExpandDims")
+def _expand_dims(name: str) -> Iterator[Case]:
+    for at in (0, 1, -1):
+        yield one(name.rpartition(".")[2], draw(3, 4), np.array(at, np.int32), domain=MS)
+
+
+@cases_of("com.microsoft.UnfoldTensor")
+def _unfold(name: str) -> Iterator[Case]:
+    yield one(name.rpartition(".")[2], draw(3, 8, 5), dim=1, size=3, step=2, domain=MS)
+    yield one(name.rpartition(".")[2], draw(3, 8), size=4, domain=MS)
+
+
+@cases_of("Col2Im")
+def _col_to_image(name: str) -> Iterator[Case]:
+    yield one(name, draw(2, 24, 12), ints(4, 5), ints(2, 2), opset=18)
+
+
+@cases_of("CenterCropPad")
+def _center_crop_pad(name: str) -> Iterator[Case]:
+    yield one(name, draw(6, 8, 5), ints(6, 4, 7), opset=18)
+    yield one(name, draw(6, 8, 5), ints(4), axes=[1], opset=18)
+
+
+@cases_of("DFT")
+def _dft(name: str) -> Iterator[Case]:
+    yield one(name, draw(3, 8, 6, 1), axis=1, opset=17)
+    yield one(name, draw(3, 8, 6, 1), None, np.array(1, I64), opset=20)
+    yield one(name, draw(3, 8, 6, 1), None, np.array(1, I64), onesided=1, opset=20)
+
+
+@cases_of("TensorScatter")
+def _tensor_scatter(name: str) -> Iterator[Case]:
+    cache, update = draw(2, 3, 7, 6), draw(2, 3, 2, 6)
+    yield one(name, cache, update, ints(1, 3), opset=24)
+    yield one(name, cache, update, opset=24)
+    yield one(name, draw(2, 7, 3, 6), draw(2, 2, 3, 6), ints(1, 3), axis=1, opset=24)
+
+
+@cases_of("CumProd")
+def _cum_prod(name: str) -> Iterator[Case]:
+    yield one(name, draw(3, 6, 5), np.array(1, np.int32), opset=26)
+    yield one(name, draw(3, 6, 5), np.array(-1, np.int32), exclusive=1, opset=26)
+
+
+@cases_of("ScatterElements", "Scatter")
+def _scatter_elements(name: str) -> Iterator[Case]:
+    index, updates = np.array([[1, 0, 2, 1, 3]], I64), draw(1, 5)
+    yield one(name, draw(4, 5), index, updates, axis=0, opset=9 if name == "Scatter" else 16)
+    yield one(name, draw(4, 5), index[:, :3], updates[:, :3], opset=9 if name == "Scatter" else 11)
+
+
+@cases_of("BitCast")
+def _bit_cast(name: str) -> Iterator[Case]:
+    yield one(name, draw(3, 4), to=TensorProto.INT32, opset=26)

@@ -173,6 +173,18 @@ def test_rules(model: Path, tmp_path: Path) -> None:
     refused(invoke("rules", "Convolution"), 2, "Convolution")
 
 
+def test_rules_coverage() -> None:
+    """Also the test that fails when onnx or onnxruntime knows an operator that no table has."""
+    shown = invoke("rules", "--coverage")
+    assert shown.exit_code == 0 and "com.microsoft" in shown.stdout
+    assert "unknown:" not in shown.stdout, shown.stdout
+    found = json.loads(invoke("rules", "--coverage", "--json").stdout)
+    assert {"ai.onnx", "ai.onnx.ml", "com.microsoft"} <= found.keys()
+    assert "Conv" in found["ai.onnx"]["pattern"] and found["ai.onnx"]["operators"] >= 200
+    for domain, counts in found.items():
+        assert counts["unknown"] == [], domain
+
+
 def foreign() -> ModelProto:
     """The first layer is of an operator that nobody knows."""
     model = two_convs(domains={"own": 1})
@@ -232,6 +244,7 @@ def verbs(model: Path, out: Path) -> dict[str, list[str | Path]]:
         "bench": ["bench", model, "--seconds", "0.05"],
         "rules": ["rules", "Conv"],
         "missing": ["rules", "--missing", model],
+        "coverage": ["rules", "--coverage"],
     }
 
 
@@ -543,6 +556,36 @@ def test_the_input_s_data_file_is_never_the_output_s(tmp_path: Path) -> None:
     )
     for more in ([], ["--force"]):
         prune_refused(folder, folder / "model.onnx", 2, "out.onnx.data", *more)
+
+
+def test_an_output_is_never_the_input_s_data_file(tmp_path: Path) -> None:
+    path = external(tmp_path, "w.bin")
+    weights, plan = tmp_path / "w.bin", tmp_path / "plan.json"
+    onnxprune.plan(path).save(plan)
+    before = contents(tmp_path)
+    for arguments in (
+        ["prune", path, "-o", weights, *QUICK],
+        ["prune", path, "-o", tmp_path / "out.onnx", "--plan-out", weights, *QUICK],
+        ["plan", path, "-o", weights],
+        ["apply", path, plan, "-o", weights],
+    ):
+        refused(invoke(*arguments, "--force"), 2, "the output is an input")
+    with pytest.raises(onnxprune.UsageError, match="the output is an input"):
+        onnxprune.prune(path, benchmark=False).save(weights, force=True)
+    refused(
+        invoke("prune", path, "-o", tmp_path / "o", "--plan-out", tmp_path / "o.data"),
+        2,
+        "one file",
+    )
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_an_output_that_is_no_ordinary_file(model: Path, out: Path) -> None:
+    """`-o /dev/null --force` as root would put a file in its place."""
+    os.mkfifo(out)
+    refused(invoke("prune", model, "-o", out, "--force", *QUICK), 2, "device or a pipe")
+    assert out.is_fifo()
 
 
 def test_a_data_file_that_is_there_is_replaced_with_force_only(tmp_path: Path) -> None:

@@ -165,3 +165,134 @@ def test_a_depthwise_multiplier_halves_a_width_once() -> None:
     assert shapes["down.weight"] == [16, 1, 3, 3]
     assert shapes["mix.weight"][:2] == [12, 16]
     assert result.report.certificate is not None and result.report.certificate.ok
+
+
+def _node(op_type: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
+    return onnx.helper.make_node(op_type, inputs, [output], name=f"/{output}", **attributes)
+
+
+def _small(nodes: list[onnx.NodeProto], weights: dict[str, object], x: list[int | str]) -> object:
+    values = [
+        onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "small",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        values,
+    )
+    return onnx.helper.make_model(
+        graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+def _certified(model: object) -> onnxprune.Result:
+    result = onnxprune.prune(model, benchmark=False)  # type: ignore[arg-type]
+    certificate = result.report.certificate
+    assert certificate is not None and certificate.ok and certificate.proves
+    return result
+
+
+def test_a_slice_that_counts_from_the_end() -> None:
+    """`h[:, -6:]`: when the last channels shrink, the bound has to shrink with them."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Slice", ["h", "start", "end", "axis"], "s"),
+        _node("MatMul", ["s", "w2"], "y"),
+    ]
+    weights = {
+        "w1": _normal(5, 16),
+        "w2": _normal(6, 3),
+        "start": np.array([-6]),
+        "end": np.array([2**31]),
+        "axis": np.array([1]),
+    }
+    result = _certified(_small(nodes, weights, ["N", 5]))
+    shapes = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert shapes["w1"] == [5, 8] and shapes["w2"] == [3, 3]
+
+
+def test_every_second_channel() -> None:
+    """`h[..., ::2]`, as interleaved rotary embeddings are read: pairs go together."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Slice", ["h", "zero", "end", "axis", "two"], "even"),
+        _node("Slice", ["h", "one", "end", "axis", "two"], "odd"),
+        _node("Mul", ["even", "odd"], "m"),
+        _node("MatMul", ["m", "w2"], "y"),
+    ]
+    weights = {
+        "w1": _normal(5, 16),
+        "w2": _normal(8, 3),
+        **{name: np.array([v]) for name, v in (("zero", 0), ("one", 1), ("two", 2))},
+        "end": np.array([16]),
+        "axis": np.array([-1]),
+    }
+    result = _certified(_small(nodes, weights, ["N", 5]))
+    kept = result.plan.kept["w1"][1].reshape(-1, 2)
+    assert len(kept) == 4 and (kept[:, 0] % 2 == 0).all() and (kept[:, 1] == kept[:, 0] + 1).all()
+
+
+def test_a_channel_picked_by_index_stays() -> None:
+    """`h[:, 11]` besides a use of all channels: that one is kept, and found where it went."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Gather", ["h", "index"], "picked", axis=1),
+        _node("MatMul", ["h", "w2"], "m"),
+        _node("Add", ["m", "picked"], "y"),
+    ]
+    weights = {"w1": _normal(5, 16), "w2": _normal(16, 3), "index": np.array([11])}
+    result = _certified(_small(nodes, weights, ["N", 5]))
+    assert 11 in result.plan.kept["w1"][1]
+
+
+def test_a_size_of_a_merged_axis_that_is_divided_again() -> None:
+    """Batch x heads, whose size the graph reads and divides by a hard-coded number of heads."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Reshape", ["h", "split"], "r"),
+        _node("Transpose", ["r"], "t", perm=[0, 2, 1, 3]),
+        _node("Reshape", ["t", "merge"], "m"),
+        _node("Softmax", ["m"], "p", axis=1),
+        _node("Shape", ["p"], "shape"),
+        _node("Gather", ["shape", "zero"], "count", axis=0),
+        _node("Div", ["count", "heads"], "batch"),
+        _node("Concat", ["batch", "heads", "rest"], "back", axis=0),
+        _node("Reshape", ["p", "back"], "b"),
+        _node("Transpose", ["b"], "c", perm=[0, 2, 1, 3]),
+        _node("Reshape", ["c", "flat"], "f"),
+        _node("MatMul", ["f", "w2"], "y"),
+    ]
+    weights = {
+        "w1": _normal(5, 24),
+        "w2": _normal(24, 3),
+        "split": np.array([0, 0, 4, 6]),
+        "merge": np.array([-1, 7, 6]),
+        "zero": np.array([0]),
+        "heads": np.array([4]),
+        "rest": np.array([7, 6]),
+        "flat": np.array([0, 0, -1]),
+    }
+    result = _certified(_small(nodes, weights, ["N", 7, 5]))
+    shapes = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert shapes["w1"] == [5, 6] and shapes["w2"] == [6, 3]
+
+
+def test_standardised_weights_are_scored() -> None:
+    """A weight from which its mean is taken inside the graph still carries importance."""
+    nodes = [
+        _node("ReduceMean", ["w1"], "mean", axes=[0]),
+        _node("Sub", ["w1", "mean"], "standard"),
+        _node("MatMul", ["x", "standard"], "h"),
+        _node("MatMul", ["h", "w2"], "y"),
+    ]
+    result = _certified(_small(nodes, {"w1": _normal(5, 16), "w2": _normal(16, 3)}, ["N", 5]))
+    assert {m for group in result.plan.groups for m in map(tuple, group.members)} == {
+        ("w1", 1),
+        ("w2", 0),
+    }

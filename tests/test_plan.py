@@ -434,3 +434,74 @@ def test_tensors_are_not_changed_by_reading_them() -> None:
     before = model.SerializeToString()
     assert dict(tensors(model)).keys() == shapes(model).keys()
     assert model.SerializeToString() == before
+
+
+# -- names, and plans that were edited -----------------------------------------------------------
+
+
+def test_groups_have_names_of_their_own() -> None:
+    """A tensor may be called like a second group of another one."""
+    model = make(
+        [
+            node("MatMul", ["x", "w"], ["h"]),
+            node("Reshape", ["h", "shape"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+            node("MatMul", ["t", "w#2"], ["k"]),
+            node("MatMul", ["k", "w3"], ["m"]),
+            node("ReduceSum", ["m", "axis"], ["y"], keepdims=0),
+        ],
+        {"x": [7, 5]},
+        {"y": [7, 2]},
+        {
+            **{"w": weight("w", 5, 24), "shape": np.array([7, 4, 6]), "axis": np.array([1])},
+            **{"w#2": weight("w#2", 4, 8), "w3": weight("w3", 8, 2)},
+        },
+    )
+    result = onnxprune.prune(model, benchmark=False)
+    assert len({group.name for group in result.plan.groups}) == len(result.plan.groups) == 3
+    assert shapes(result.model)["w#2"] == (2, 4)
+
+
+def test_a_plan_may_be_edited_to_keep_all_of_a_group() -> None:
+    model = FAMILIES["resnet"]()
+    document = json.loads(onnxprune.plan(model).to_json())
+    first = document["groups"][0]
+    first["kept"] = list(range(first["size"]))
+    result = onnxprune.apply(model, Plan.from_dict(document))
+    assert shapes(result.model)[first["name"]] == shapes(model)[first["name"]]
+
+
+@pytest.mark.parametrize("inner", [[0, 2, 1], [0, 1, 1], [1, 0, 0]])
+def test_a_zero_in_a_reshape_copies_a_size_of_other_channels(inner: list[int]) -> None:
+    """[2, 6, 2] read as [4, 0]: 6 is (2 3) before and (3 2) after, and they lose unlike much."""
+    model = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Reshape", ["h", "before"], ["b"]),
+            node("Reshape", ["b", "after"], ["a"]),
+            node("ReduceSum", ["a", "axis"], ["s"], keepdims=0),
+            node("MatMul", ["s", "w2"], ["y"]),
+        ],
+        {"x": [7, 5]},
+        {"y": [7, 3]},
+        {
+            **{"w1": weight("w1", 5, 24), "w2": weight("w2", 6, 3), "axis": np.array([1])},
+            **{"before": np.array([7, 2, 6, 2]), "after": np.array([7, 4, 0])},
+        },
+    )
+    document = json.loads(onnxprune.plan(model).to_json())
+    sizes = [group["size"] for group in document["groups"]]
+    assert sizes == [2, 2, 3, 2]
+    for group, lost in zip(document["groups"][1:], inner, strict=True):
+        group["kept"] = list(range(group["size"] - lost))
+    result = onnxprune.apply(model, Plan.from_dict(document))
+    assert result.report.certificate is not None and result.report.certificate.ok
+
+
+def test_one_name_where_several_may_be_given_is_one() -> None:
+    model = two_convs()
+    assert onnxprune.plan(model, only="channels").groups
+    with pytest.raises(UsageError, match="'nothing'"):
+        onnxprune.plan(model, exclude="nothing")
+    with pytest.raises(NotPrunable):
+        onnxprune.plan(model, exclude="w1")

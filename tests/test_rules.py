@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -21,9 +22,17 @@ from onnxprune.axes import leaves
 from onnxprune.errors import RuleError
 from onnxprune.infer import infer
 from onnxprune.loading import load
-from onnxprune.tables import REST, Rule, built_in, read_tables, with_user_rules
+from onnxprune.rewrite import rewrite
+from onnxprune.tables import (
+    REST,
+    Rule,
+    built_in,
+    operator_name,
+    read_tables,
+    with_user_rules,
+)
 from tests.equivariance import OPSETS, Case, candidates, dynamic, graph_case, one, prove, variants
-from tests.rule_cases import HAND_MADE, I64, draw, scalar
+from tests.rule_cases import FOLLOWED, HAND_MADE, I64, draw, scalar
 
 LONG = os.environ.get("ONNXPRUNE_LONG", "") not in ("", "0")
 #: Cases of the onnx package that are tried of each operator, without ONNXPRUNE_LONG.
@@ -55,6 +64,8 @@ def schemas_of(name: str) -> list[Any]:
             continue
         if not schema.deprecated:
             found[schema.since_version] = schema
+    if not found and onnx.defs.has(op_type, domain):
+        return [onnx.defs.get_schema(op_type, domain=domain)]  # newer than onnxruntime
     return list(found.values()) or contrib_schemas().get((domain, op_type), [])
 
 
@@ -88,7 +99,7 @@ def test_a_rule_fits_every_version_of_its_operator(name: str) -> None:
 
 def test_every_rule_has_one_of_pattern_function_and_reason() -> None:
     for rule in built_in().values():
-        assert sum(map(bool, (rule.pattern, rule.function, rule.pinned))) == 1
+        assert bool(rule.pinned) != bool(rule.pattern or rule.function)
 
 
 # -- (b) equivariance ----------------------------------------------------------------------------
@@ -99,17 +110,12 @@ NEVER_FREE = {
     "RandomNormalLike": "every position has its own number",
     "RandomUniformLike": "every position has its own number",
     "Bernoulli": "every position has its own number",
-    "GatherElements": "indices are values",
-    "ScatterElements": "indices are values",
-    "Scatter": "indices are values",
     "Size": "counts all elements",
     "Range": "positions are its values",
+    "com.microsoft.Range": "positions are its values",
     "EyeLike": "fills a diagonal",
     "OneHot": "indices are values",
 }
-
-#: Operators that onnxruntime has no kernel for on the CPU.
-NOT_ON_THE_CPU = {"com.microsoft.BiasAdd"}
 
 
 def sampled(cases: Sequence[Case]) -> Sequence[Case]:
@@ -126,23 +132,45 @@ def first(cases: Iterator[Case]) -> Iterator[Case]:
 @pytest.mark.parametrize("name", built_in())
 def test_what_a_rule_claims_holds_in_onnxruntime(name: str) -> None:
     rule = built_in()[name]
+    if name == "Constant":
+        return  # read with the model; its rule is for what is not a tensor of numbers
     made = HAND_MADE[name]() if name in HAND_MADE else ()
     cases = [each for case in made for each in variants(case)]
-    cases += [each for case in cases for each in (dynamic(case) if LONG else first(dynamic(case)))]
     proofs = [prove(case) for case in cases]
     refused = [proof.skipped for proof in proofs if proof.skipped]
     assert not refused, (
         "a case made by hand proves nothing if onnxruntime refuses it: " + refused[0]
     )
-    more = candidates(name)
+    for case in cases:
+        proofs += map(prove, dynamic(case) if LONG else first(dynamic(case)))
+    more = [case for case in candidates(name) if not rule.pinned or has_operator(case, name)]
     more = [*more, *(each for case in more for each in dynamic(case))] if LONG else sampled(more)
     proofs += [prove(case) for case in more]
     moved = sum(proof.moved > 0 for proof in proofs)
     if rule.pinned or name in NEVER_FREE:
         assert moved == 0
-    elif name not in NOT_ON_THE_CPU:
+    elif name in HAND_MADE or name not in FOLLOWED:
         told = "\n".join(proof.skipped for proof in proofs)
         assert moved, f"no case moved anything\n{told}"
+
+
+def has_operator(case: Case, name: str) -> bool:
+    """True unless the case has other operators in its place."""
+    return any(operator_name(n.domain, n.op_type) == name for n in case.model.graph.node)
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_rule_without_a_kernel_on_the_cpu_is_followed(name: str) -> None:
+    """Nothing is proved: the rule fits the shapes, leaves dims free, and can be rewritten."""
+    for case in (variant for each in FOLLOWED[name]() for variant in variants(each)):
+        network = infer(load(case.model), built_in(), pin_interface=False)
+        assert [reason for _, reason in network.refused] == []
+        names = [*case.feeds, *network.model.constants]
+        axes = [axis for each in names for axis in network.axes_of(each) or ()]
+        dims = {dim for axis in axes for dim in leaves(axis) if not dim.pinned}
+        free = {dim for dim in dims if (dim.size or 0) > 1}
+        assert free, f"{case} leaves nothing free: {axes}"
+        rewrite(network, {dim: np.arange((dim.size or 0) - 1) for dim in free})
 
 
 def wrong(text: str) -> dict[str, Rule]:

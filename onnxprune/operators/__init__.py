@@ -5,6 +5,7 @@ holds one family.
 """
 
 from . import (
+    attention,
     control,
     elementwise,
     generators,
@@ -18,6 +19,7 @@ from . import (
 )
 
 __all__ = [
+    "attention",
     "control",
     "elementwise",
     "generators",

@@ -26,6 +26,17 @@ def clip(op: Op) -> None:
     op.out(op.axes(0))
 
 
+@function("cast")
+def cast(op: Op) -> None:
+    """Quantised zeros are zero points; read as plain numbers they are not zero."""
+    producer = op.network.model.producers.get(op.inputs[0])
+    if producer is not None and producer.op_type == "QuantizeLinear" and producer.input[2:]:
+        point = op.network.value_of(producer.input[2])
+        if point is None or point.any():
+            op.loses_zero()
+    op.out(op.axes(0))
+
+
 @function("dropout")
 def dropout(op: Op) -> None:
     """The identity, but in training."""
@@ -39,6 +50,11 @@ def dropout(op: Op) -> None:
 @function("pow")
 def power(op: Op) -> None:
     exponent = op.network.value_of(op.inputs[1])
-    if exponent is None or not all(is_number(e) and e > 0 for e in exponent.ravel().tolist()):
+    elements = [] if exponent is None else exponent.ravel().tolist()
+    least = min(elements) if elements and all(map(is_number, elements)) else -1
+    if least <= 0:
         op.loses_zero()
+    if least < 0:
+        for axis in op.axes(0):
+            op.statistical(axis)  # zero to a negative power is no number to mask with
     op.out(op.broadcast([op.axes(0), op.axes(1)]))

@@ -4,15 +4,114 @@ from __future__ import annotations
 
 import string
 
-from ..axes import Axis
+from ..axes import Axis, Dim, product
 from ..infer import Axes, Op, Unsure
 from ..tables import function
+
+
+@function("conv")
+def conv(op: Op) -> None:
+    """Conv, and FusedConv, which may add a fourth operand of the output's shape.
+
+    Positions matter along a spatial axis, unless the kernel is of size 1 there and takes every
+    one of them: a convolution that is a matrix product passes the axis on.
+    """
+    op.match()
+    _activated(op)
+    out = list(op.network.axes[op.outputs[0]] or ())
+    for i, (s, k, t) in enumerate(zip(op.env["s"], op.env["k"], op.env["t"], strict=True)):
+        op.pin(k, "kernel")
+        if k.size == 1 and not op.has(3) and _takes_all(op, i):
+            out[2 + i] = s
+        else:
+            op.pin_all((s, t), "spatial")
+    op.out(out)
+
+
+def _takes_all(op: Op, i: int) -> bool:
+    """Whether a convolution steps over spatial axis `i` one by one and adds nothing to it."""
+    strides, pads = op.attr("strides"), op.attr("pads")
+    return not (strides and strides[i] != 1) and not (pads and any(pads[i :: len(pads) // 2]))
+
+
+#: Activations that may be fused to an operator and make zero of zero.
+_KEEP_ZERO = ("", "Relu", "LeakyRelu", "Tanh", "Elu", "Selu", "Softsign", "HardSwish")
+
+
+def _activated(op: Op) -> None:
+    """FusedConv and FusedGemm apply a function to their result: a Sigmoid of zero is not zero."""
+    if op.attr("activation", "") not in _KEEP_ZERO:
+        op.loses_zero()
 
 
 @function("matmul")
 def matmul(op: Op) -> None:
     """`*b m k, *b k n -> *b m n`, with numpy's rules for vectors."""
     product_of(op, op.axes(0), op.axes(1))
+
+
+@function("fused_matmul")
+def fused_matmul(op: Op) -> None:
+    """FusedMatMul: operands whose last two axes are swapped, or whose first axis comes after
+    those of the batch; FusedMatMulActivation also applies a function to the result.
+    """
+    operands = []
+    for i, letter in enumerate("AB"):
+        axes = list(op.axes(i))
+        if op.attr(f"transBatch{letter}", 0) and len(axes) > 2:
+            axes.insert(len(axes) - 2, axes.pop(0))
+        if op.attr(f"trans{letter}", 0) and len(axes) > 1:
+            axes[-2:] = axes[-1], axes[-2]
+        operands.append(axes)
+    product_of(op, *operands)
+    out = op.network.axes[op.outputs[0]] or []
+    if op.node.op_type == "FusedMatMulActivation":
+        if op.attr("activation", "") in ("Softmax", "LogSoftmax", "Hardmax"):
+            op.pin(out[op.attr("activation_axis", -1)], f"{op.attr('activation')} over it")
+        op.loses_zero()
+
+
+@function("gemm_fast_gelu")
+def gemm_fast_gelu(op: Op) -> None:
+    """GemmFastGelu: a matrix product, a bias, and a function of zero that is zero."""
+    b = op.axes(1)
+    product_of(op, op.axes(0), b)
+    if op.has(2):
+        op.unify(op.axes(2)[-1], b[-1])
+
+
+@function("deform_conv")
+def deform_conv(op: Op) -> None:
+    """DeformConv: offsets shift the kernel's positions, each for a group of input channels."""
+    op.match()
+    groups = int(op.attr("offset_group", 1))
+    channels = op.axes(0)[1]
+    if channels.size is None or channels.size % groups:
+        raise Unsure(f"{channels.size} channels are not made of {groups} groups of offsets")
+    if groups > 1:
+        shared = op.fixed(groups, "a group of channels with offsets of its own")
+        op.unify(product((shared, Dim(channels.size // groups))), channels)
+
+
+@function("causal_conv")
+def causal_conv(op: Op) -> None:
+    """CausalConvWithState: each channel on its own; input, weight, (bias), (past state)."""
+    slots = "w " if op.attr("state_window", 0) else ""
+    if op.attr("channels_last", 0):
+        if len(op.axes(0)) != 3:
+            raise Unsure("its channels are more than one axis")
+        op.match(f"n s c, c 1 *k, c?, {slots}n p c? -> n s c, {slots}n p c")
+        op.pin_all((op.env["s"],), "sequence")
+    else:
+        op.match(f"n c *s, c 1 *k, c?, {slots}n c *p? -> n c *s, {slots}n c *p")
+        op.pin_all(op.env["s"], "spatial")
+    past = op.env.get("p", ())
+    op.pin_all(past if isinstance(past, list) else (past,), "sequence")
+    op.pin_all(op.env["k"], "kernel")
+    op.pin_all((op.env["w"],) if "w" in op.env else (), "steps of the state")
+    op.role(op.env["c"], "channels")
+    if op.has(3):
+        op.loses_zero()
 
 
 @function("matmul_integer")
@@ -88,6 +187,7 @@ def _is_weight(op: Op, i: int) -> bool:
 @function("gemm")
 def gemm(op: Op) -> None:
     """`alpha * A' B' + beta * C`; C is broadcast to the result."""
+    _activated(op)
     a, b = op.axes(0), op.axes(1)
     if len(a) != 2 or len(b) != 2:
         raise Unsure("Gemm's operands are matrices")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..axes import Dim
+from ..axes import Axis, Dim, product
 from ..infer import Op, Unsure
 from ..tables import function
 
@@ -71,6 +71,86 @@ def group_norm(op: Op) -> None:
     """Before opset 21 there is one scale for each group, since then one for each channel."""
     scale = "(g c)" if op.network.model.opset >= 21 else "g"
     op.match(f"n (g [c]) [*s], {scale}, {scale} -> n (g c) *s")
+
+
+@function("contrib_group_norm")
+def contrib_group_norm(op: Op) -> None:
+    """GroupNorm and SkipGroupNorm, which first adds a second input and a bias.
+
+    Channels of a group come in pairs: its kernels give each thread two.
+    """
+    axes = op.axes(0)
+    at = -1 if op.attr("channels_last", 1) else 1
+    groups = int(op.attr("groups"))
+    channels = axes[at].size
+    if channels is None or channels % groups:
+        raise Unsure(f"{channels} channels are not made of {groups} groups")
+    inner, two = channels // groups, op.fixed(2, "its kernels take them in pairs")
+    op.env["g"] = Dim(groups)
+    op.env["c"] = Dim(inner) if inner % 2 else product((Dim(inner // 2), two))
+    op.patch("groups", {None: op.env["g"]})
+    x = "n *s (g [c])" if at == -1 else "n (g [c]) *s"
+    out = x.replace("[c]", "c")
+    if op.node.op_type == "GroupNorm":
+        op.match(f"{x.replace('*s', '[*s]')}, (g c), (g c) -> {out}")
+        return
+    op.match(f"{x.replace('*s', '[*s]')}, (g c), (g c), *k, (g c)? -> {out}, {out}")
+    skip = op.env["k"]
+    op.unify(skip[1 if len(skip) == 2 else at], axes[at])
+    for a, b in zip(skip, axes, strict=False):
+        if a.size != 1 and len(skip) == len(axes):
+            op.unify(a, b)
+
+
+@function("gated_norm")
+def gated_norm(op: Op) -> None:
+    """GatedRMSNorm: over runs that are as long as the scale."""
+    (op.env["c"],) = op.axes(1)
+    op.match()
+    op.role(op.env["c"], "hidden")
+
+
+@function("branchwise_norm")
+def branchwise_norm(op: Op) -> None:
+    """BranchwiseRMSNorm: each branch on its own; X, and a scale for all of them or one for each."""
+    axes = op.axes(0)
+    branches = int(op.attr("num_branches", 0))
+    if branches:
+        size = axes[-1].size
+        if size is None or size % branches:
+            raise Unsure(f"a width of {size} is not made of {branches} branches")
+        c: Axis
+        b, c = Dim(branches), Dim(size // branches)
+        op.unify(axes[-1], product((b, c)))
+        op.patch("num_branches", {None: b})
+        both: list[Axis] = [b, c]
+    else:
+        both = list(axes[-2:])
+    if op.has(1):
+        scale = op.axes(1)
+        if len(scale) == 2:
+            op.unify(scale[0], both[0])
+            op.unify(scale[1], both[1])
+        else:
+            whole = product(both)
+            if whole.size is None:
+                raise Unsure("the width of its branches is only known at run time")
+            op.unify(scale[0], whole if scale[0].size == whole.size else both[1])
+    op.statistical(both[1])
+    op.role(both[1], "hidden")
+    op.out(axes)
+
+
+@function("bias_softmax")
+def bias_softmax(op: Op) -> None:
+    """BiasSoftmax: over all axes from `axis` on; the bias is broadcast in a way of its own."""
+    axes = op.axes(0)
+    at = op.axis(1, len(axes))
+    op.pin_all((*axes[at:], *op.axes(1)), "Softmax over it")
+    for axis, bias in zip(reversed(axes), reversed(op.axes(1)), strict=False):
+        if bias.size != 1:
+            op.pin(axis, "a bias along it")
+    op.out(axes)
 
 
 @function("mean_variance")
@@ -160,6 +240,7 @@ def along_pinned(op: Op) -> None:
 
 @function("cum_sum")
 def cum_sum(op: Op) -> None:
+    """CumSum, CumProd: position by position along one axis."""
     axes = op.axes(0)
     where = op.ints(1) or [0]
     op.pin(axes[where[0] % len(axes)], "summed position by position")

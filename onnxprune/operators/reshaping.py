@@ -29,6 +29,15 @@ def unsqueeze(op: Op) -> None:
     op.out(axes)
 
 
+@function("expand_dims")
+def expand_dims(op: Op) -> None:
+    """ExpandDims: one new axis, at a place that is an operand."""
+    axes = list(op.axes(0))
+    (at,) = op.ints(1) or [0]
+    axes.insert(at + len(axes) + 1 if at < 0 else at, Dim(1))
+    op.out(axes)
+
+
 @function("squeeze")
 def squeeze(op: Op) -> None:
     axes = op.axes(0)
@@ -75,14 +84,15 @@ def reshape(op: Op) -> None:
         if element is UNKNOWN and axis.size is None and not is_pinned(axis):
             op.pin(axis, "its size is computed at run time")
     op.out(out)
-    op.patch(
-        slot,
-        {
-            i: axis
-            for i, (axis, element) in enumerate(zip(out, target, strict=True))
-            if not (is_number(element) and int(element) in (0, -1))
-        },
-    )
+    patch: dict[int | None, Axis] = {}
+    copied: dict[int | None, Axis] = {}
+    for i, (axis, element) in enumerate(zip(out, target, strict=True)):
+        if not (is_number(element) and int(element) in (0, -1)):
+            patch[i] = axis
+        elif int(element) == 0 and i < len(axes) and resolve(axis) is not resolve(axes[i]):
+            # 0 copies a size that this axis, made of other channels, only happens to have.
+            patch[i], copied[i] = axis, axes[i]
+    op.patch(slot, patch, copied)
 
 
 def regroup(op: Op, axes: Axes, sizes: list[Any]) -> Axes:
@@ -244,15 +254,20 @@ def expand(op: Op) -> None:
 @function("tile")
 def tile(op: Op) -> None:
     axes = op.axes(0)
-    repeats = op.ints(1)
-    if repeats is None or len(repeats) != len(axes):
-        raise Unsure("the number of repeats is only known at run time")
-    op.out(
-        [
-            axis if n == 1 else product((op.fixed(n, "copies made by Tile"), axis))
-            for axis, n in zip(axes, repeats, strict=True)
-        ]
-    )
+    value = op.value(1)
+    repeats: list[Any] = [UNKNOWN] * len(axes) if value is None else value.ravel().tolist()
+    if len(repeats) != len(axes):
+        raise Unsure("not one number of repeats for each axis")
+    out: Axes = []
+    for axis, n in zip(axes, repeats, strict=True):
+        if is_number(n):
+            copies: Axis = op.fixed(int(n), "copies made by Tile")
+        elif isinstance(n, Size) and n.factor == 1 and len(n.dims) == 1:
+            copies = n.dims[0]
+        else:
+            copies = op.fixed(None, "copies made by Tile")
+        out.append(axis if copies.size == 1 else product((copies, axis)))
+    op.out(out)
 
 
 @function("shape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..axes import Axis, Dim, concat, is_pinned, split
+from ..axes import Axis, Dim, concat, factor, is_pinned, split
 from ..infer import Axes, Op, Unsure
 from ..tables import function
 from ..values import is_number
@@ -12,11 +12,17 @@ from ..values import is_number
 
 @function("concat")
 def concatenate(op: Op) -> None:
-    operands = [op.axes(i) for i in range(len(op.inputs)) if op.has(i)]
+    concatenate_of(op, [op.axes(i) for i in range(len(op.inputs)) if op.has(i)], op.attr("axis", 1))
+
+
+def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
+    """The axes of `operands` laid end to end along axis `at`."""
     rank = len(operands[0])
     if any(len(axes) != rank for axes in operands):
         raise Unsure("operands of different ranks")
-    at = op.axis(1, rank)
+    if not -rank <= at < rank:
+        raise Unsure(f"axis {at} is outside of rank {rank}")
+    at %= rank
     out = list(operands[0])
     for axes in operands[1:]:
         for i, axis in enumerate(axes):
@@ -84,6 +90,7 @@ def slice_runs(op: Op) -> None:
     hint = op.out_shape()
     first: dict[int | None, Axis] = {}
     last: dict[int | None, Axis] = {}
+    from_end: tuple[dict[int | None, Axis], dict[int | None, Axis]] = {}, {}
     for i, (start, end, at, step) in enumerate(zip(starts, ends, where, steps, strict=True)):
         at %= len(axes)
         axis = axes[at]
@@ -96,6 +103,12 @@ def slice_runs(op: Op) -> None:
         whole = is_number(start) and (start, step) == (0, 1) and is_number(end)
         if size is None and whole and end >= 2**31 - 1:
             continue  # all of it, whatever its size is
+        if known and size is not None and _one_of_each(start, end, step, size):
+            # One index of the inner factor, every one of the outer.
+            axes[at], inner = factor(axis, step)
+            op.pin(inner, f"cut with step {step}")
+            last[i] = axis
+            continue
         if not known or step != 1 or is_pinned(axis) or size is None:
             op.pin(
                 axis,
@@ -114,18 +127,23 @@ def slice_runs(op: Op) -> None:
             continue
         begin, stop, _ = slice(int(start), int(end), 1).indices(size)
         left, rest = split(axis, begin)
-        run, right = split(rest, max(0, stop - begin))
+        run, _ = split(rest, max(0, stop - begin))
         axes[at] = run
-        if start < 0 or end < 0:
-            # Negative bounds count from the end; they are written from the front, which says the
-            # same whatever is removed.
-            pass
         first[i] = left
         last[i] = concat((left, run))
-        del right
+        # Bounds that count from the end are written from the front as soon as anything changes.
+        if start < 0:
+            from_end[0][i] = axis
+        if end < 0:
+            from_end[1][i] = axis
     op.out(axes)
-    op.patch("starts" if attributes else 1, first)
-    op.patch("ends" if attributes else 2, last)
+    op.patch("starts" if attributes else 1, first, from_end[0])
+    op.patch("ends" if attributes else 2, last, from_end[1])
+
+
+def _one_of_each(start: Any, end: Any, step: Any, size: int) -> bool:
+    """`x[start::step]`, of an axis that is a multiple of `step`."""
+    return bool(step > 1 and size % step == 0 and 0 <= start < step and end > size - step + start)
 
 
 def _stop(end: Any, step: Any, size: int) -> int | None:
@@ -147,11 +165,11 @@ def pad(op: Op) -> None:
     axes = list(op.axes(0))
     mode = op.attr("mode", "constant")
     value = op.value(1) if op.has(1) else None
-    if op.has(1) and (value is None or not all(map(is_number, value.ravel().tolist()))):
+    if op.has(1) and value is None:
         op.pin_all(axes, "padded by widths that only the run time knows")
         op.out([op.network.symbol(None) for _ in axes])
         return
-    pads = op.ints(1, "pads" if op.attr("pads") is not None else "paddings") or []
+    pads = _elements(op, 1, "pads" if op.attr("pads") is not None else "paddings")
     where = [i % len(axes) for i in (op.ints(3) or range(len(axes)))]
     fill = op.value(2) if op.has(2) else None
     if float(op.attr("value", 0.0)) != 0 or (op.has(2) and (fill is None or fill.any())):
@@ -160,7 +178,11 @@ def pad(op: Op) -> None:
     for i, at in enumerate(where):
         before, after = pads[i], pads[i + len(where)]
         axis = axes[at]
-        if (before, after) == (0, 0):
+        if is_number(before) and is_number(after) and before == after == 0:
+            continue
+        if not (is_number(before) and is_number(after)):
+            op.pin(axis, "padded by widths that only the run time knows")
+            axes[at] = op.network.symbol(None)
             continue
         if axis.size is None or is_pinned(axis) or mode != "constant" or min(before, after) < 0:
             op.pin(axis, f"padded ({mode})")
@@ -179,16 +201,67 @@ def pad(op: Op) -> None:
 def gather(op: Op) -> None:
     data, indices = op.axes(0), op.axes(1)
     at = op.axis(0, len(data))
-    op.pin(data[at], "picked by index")
     op.pin_all(indices, "indices are values, not channels")
+    picked = _picked(op, data[at])
+    if picked is None:
+        op.pin(data[at], "picked by index")
+    elif indices:
+        indices = [concat(picked)]
     op.out([*data[:at], *indices, *data[at + 1 :]])
+
+
+#: Gather with more constant indices than this pins; each index is a run of its own.
+_FEW = 8
+
+
+def _picked(op: Op, axis: Axis) -> Axes | None:
+    """The runs, of one index each, that a few constant indices pick; None where it is not so."""
+    if axis.size is None or is_pinned(axis) or len(op.axes(1)) > 1:
+        return None
+    value = op.network.value_of(op.inputs[1])
+    if (
+        value is None
+        or not 0 < value.size <= _FEW
+        or not all(map(is_number, value.ravel().tolist()))
+    ):
+        return None
+    runs: Axes = []
+    before: dict[int | None, Axis] = {}
+    from_end: dict[int | None, Axis] = {}
+    for i, index in enumerate(int(each) for each in value.ravel().tolist()):
+        if not -axis.size <= index < axis.size:
+            return None
+        place: int | None = i if value.ndim else None
+        left, rest = split(axis, index % axis.size)
+        run, _ = split(rest, 1)
+        op.pin(run, "picked by index")
+        runs.append(run)
+        before[place] = left
+        if index < 0:
+            from_end[place] = axis
+    op.patch(1, before, from_end)
+    return runs
 
 
 @function("gather_elements")
 def gather_elements(op: Op) -> None:
     """Along every axis but one, data and indices run side by side, but may be of unlike lengths."""
-    op.pin_all((*op.axes(0), *op.axes(1)), "picked by index")
-    op.out(op.axes(1))
+    data, indices = op.axes(0), op.axes(1)
+    _side_by_side(op, data, [indices], op.axis(0, len(data)), "picked by index")
+    op.out(indices)
+
+
+def _side_by_side(op: Op, data: Axes, others: list[Axes], at: int, why: str) -> None:
+    """`others` run beside `data`, but along axis `at`; pinned where they may stop before it."""
+    for i, axis in enumerate(data):
+        here = [other[i] for other in others]
+        if i == at:
+            op.pin_all((axis, *here), why)
+        elif axis.size is None or any(each.size != axis.size for each in here):
+            op.pin_all((axis, *here), "of unlike lengths")
+        else:
+            for each in here:
+                op.unify(axis, each)
 
 
 @function("gather_nd")
@@ -221,8 +294,24 @@ def scatter_nd(op: Op) -> None:
 
 @function("scatter_elements")
 def scatter_elements(op: Op) -> None:
-    op.pin_all((*op.axes(0), *op.axes(1), *op.axes(2)), "written by index")
-    op.out(op.axes(0))
+    data, others = op.axes(0), [op.axes(1), op.axes(2)]
+    _side_by_side(op, data, others, op.axis(0, len(data)), "written by index")
+    op.out(data)
+
+
+@function("tensor_scatter")
+def tensor_scatter(op: Op) -> None:
+    """TensorScatter: an update is written along one axis of a cache."""
+    cache, update = op.axes(0), op.axes(1)
+    at = op.axis(-2, len(cache))
+    for i, (a, b) in enumerate(zip(cache, update, strict=True)):
+        if i == at:
+            op.pin_all((a, b), "written by index")
+        else:
+            op.unify(a, b)
+    if op.has(2):
+        op.pin_all((*op.axes(2), cache[0]), "written by index")
+    op.out(cache)
 
 
 @function("one_hot")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..axes import Axis, product
+import math
+
+from ..axes import Axis, Dim, product
 from ..infer import Axes, Op, Unsure
 from ..tables import function
 from ..values import is_number
@@ -69,3 +71,63 @@ def space_to_depth(op: Op) -> None:
     ]
     op.pin_all(smaller, "spatial")
     op.out([n, product((b1, b2, channels)), *smaller])
+
+
+@function("col_to_image")
+def col_to_image(op: Op) -> None:
+    """Col2Im: channels times the positions of a block become channels."""
+    n, columns, blocks = op.axes(0)
+    size = math.prod(op.ints(2) or [0])
+    if columns.size is None or not size or columns.size % size:
+        raise Unsure(f"{columns.size} columns are not made of blocks of {size}")
+    channels = Dim(columns.size // size)
+    op.unify(product((channels, op.fixed(size, "becomes a position in space"))), columns)
+    op.pin(blocks, "spatial")
+    image = [op.fixed(each, "spatial") for each in op.ints(1) or ()]
+    op.out([n, channels, *image])
+
+
+@function("unfold")
+def unfold(op: Op) -> None:
+    """UnfoldTensor: slices along one axis; an axis of their size comes last."""
+    axes = list(op.axes(0))
+    at = op.attr("dim", -1)
+    slices, step = int(op.attr("size")), int(op.attr("step", 1))
+    whole = axes[at].size
+    op.pin(axes[at], "cut in slices")
+    axes[at] = op.fixed(None if whole is None else (whole - slices) // step + 1, "slices")
+    op.out([*axes, op.fixed(slices, "a slice")])
+
+
+@function("dft")
+def dft(op: Op) -> None:
+    """DFT: along one axis; the last holds real and imaginary parts."""
+    axes = list(op.axes(0))
+    old = op.network.model.opset < 20
+    where = op.ints(2) if not old else None
+    at = where[0] if where else int(op.attr("axis", 1 if old else -2))
+    hint = op.out_shape()
+    op.pin_all((axes[at], axes[-1]), "every position takes part in every frequency")
+    for i in (at % len(axes), len(axes) - 1):
+        axes[i] = op.fixed(None, "frequencies")
+        if hint is not None and len(hint) == len(axes) and isinstance(size := hint[i], int):
+            axes[i] = op.fixed(size, "frequencies")
+    op.out(axes)
+
+
+@function("center_crop_pad")
+def center_crop_pad(op: Op) -> None:
+    """CenterCropPad: the axes that keep their size are as they were."""
+    axes = list(op.axes(0))
+    where = [i % len(axes) for i in op.attr("axes") or range(len(axes))]
+    value = op.value(1)
+    target = [None] * len(where) if value is None else value.ravel().tolist()
+    patch: dict[int | None, Axis] = {}
+    for i, (at, size) in enumerate(zip(where, target, strict=True)):
+        if is_number(size) and size == axes[at].size:
+            patch[i] = axes[at]
+            continue
+        op.pin(axes[at], "cut or padded around its middle")
+        axes[at] = op.fixed(int(size) if is_number(size) else None, "around the middle")
+    op.out(axes)
+    op.patch(1, patch)

@@ -1,0 +1,1 @@
+"""The zoo: exported architectures, pruned one by one. See `benchmarks/zoo.py`."""

@@ -1,0 +1,225 @@
+"""`zoo.py export`: every model of the catalogue through both of PyTorch's exporters.
+
+The libraries are imported once; each export then happens in a forked process with a time limit and
+a memory limit, so that a crash of it is a row of the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .cache import Cache, Row, Shard
+from .sources import Case, Entry, matching
+
+#: The opsets that the TorchScript exporter is asked for, until one has all operators.
+OPSETS = [17, 20]
+
+
+def show(only: list[str], shard: Shard) -> None:
+    """Print the catalogue, and what of it can't be exported here."""
+    for entry in matching(only):
+        if entry.name in shard:
+            missing = entry.missing
+            note = f"  (needs {', '.join(missing)})" if missing else ""
+            print(f"{entry.name}{note}")
+
+
+def export_all(
+    cache: Cache,
+    only: list[str],
+    shard: Shard,
+    variants: list[str],
+    *,
+    seconds: float,
+    gigabytes: float,
+    retry: bool,
+) -> None:
+    """Export what is not there yet; what failed once is tried again only with `retry`."""
+    journal = cache.journal("exports")
+    chosen = [entry for entry in matching(only) if entry.name in shard]
+    for entry in chosen:
+        if entry.missing:
+            print(f"{entry.name:44} skipped: {', '.join(entry.missing)} is not installed")
+    chosen = [entry for entry in chosen if not entry.missing]
+    _import({name for entry in chosen for name in entry.needs})
+    done = journal.rows()
+    for variant in variants:
+        for entry in chosen:
+            target = cache.file(entry.name, variant)
+            if entry.source in ("sklearn", "jax") and variant != variants[0]:
+                continue  # these have one exporter
+            if target.exists() or (target.name in done and not retry):
+                continue
+            start = time.monotonic()
+            message = _in_a_process(entry, variant, target, seconds, gigabytes)
+            row: Row = {"key": target.name, "model": entry.name, "variant": variant}
+            row |= {"status": "failed" if message else "ok", "message": message}
+            row["seconds"] = round(time.monotonic() - start, 1)
+            journal.append(row)
+            said = message[:160] or f"{target.stat().st_size / 1e6:.1f} MB"
+            print(f"{entry.name:44} {variant:15} {row['seconds']:5.1f} s  {said}", flush=True)
+
+
+def _import(names: set[str]) -> None:
+    """Import what the forked processes will need, with PyTorch's missing operators declared."""
+    warnings.filterwarnings("ignore")
+    if "torch" in names:
+        import torch
+
+        torch.set_num_threads(1)
+        with contextlib.suppress(Exception):
+            # PyPI's torchvision beside another build of torch: its compiled operators are missing,
+            # and importing it fails for the one that it registers a shape function for.
+            library = torch.library.Library("torchvision", "DEF")
+            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            globals()["_library"] = library
+        importlib.import_module("torch.onnx")
+        names = names | {"onnxscript", "torch.export", "torch.onnx._internal.exporter._core"}
+    for name in sorted(names):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(f"{name} can't be imported: {error}", file=sys.stderr)
+
+
+def _in_a_process(
+    entry: Entry, variant: str, target: Path, seconds: float, gigabytes: float
+) -> str:
+    """Export in a forked process: what went wrong in one line, or nothing."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        message = "the process ended without a word"
+        try:
+            os.setsid()
+            limit = int(gigabytes * 2**30)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), 2)
+            _export(entry, variant, target)
+            message = ""
+        except BaseException as error:
+            message = _said(error)
+        finally:
+            os.write(writing, message.encode()[:2000])
+            os._exit(0 if not message else 1)
+    os.close(writing)
+    end = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > end:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(reading)
+            return f"more than {seconds:.0f} s"
+        time.sleep(0.05)
+    with os.fdopen(reading, "rb") as pipe:
+        message = pipe.read().decode("utf-8", "replace")
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return message
+
+
+def _said(error: BaseException) -> str:
+    """One line of an error, and where it was raised."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    line = next((each.strip() for each in str(root).splitlines() if each.strip()), "")
+    frames = traceback.extract_tb(root.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(root).__name__}: {line[:300]}{where}"
+
+
+def _export(entry: Entry, variant: str, target: Path) -> None:
+    """Write the file: under another name first, so that what is there is whole."""
+    exporter, _, shapes = variant.partition("-")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        path = Path(folder) / "model.onnx"
+        case = entry.build()
+        if case.write:
+            case.write(str(path))
+        elif exporter == "script":
+            _script(case, path, dynamic=shapes == "dynamic")
+        else:
+            _dynamo(case, path, dynamic=shapes == "dynamic")
+        extra = [each for each in Path(folder).iterdir() if each != path]
+        if extra:
+            raise ValueError("it has external data")
+        path.rename(target)
+
+
+def _script(case: Case, path: Path, *, dynamic: bool) -> None:
+    import torch
+
+    options: dict[str, Any] = {"dynamic_axes": case.dynamic} if dynamic else {}
+    for opset in OPSETS:
+        try:
+            with torch.no_grad():
+                torch.onnx.export(
+                    case.module,
+                    case.inputs,
+                    str(path),
+                    input_names=case.names,
+                    opset_version=opset,
+                    dynamo=False,
+                    **options,
+                )
+        except torch.onnx.errors.UnsupportedOperatorError:
+            if opset == OPSETS[-1]:
+                raise
+        else:
+            return
+
+
+def _dynamo(case: Case, path: Path, *, dynamic: bool) -> None:
+    import torch
+
+    shapes = None
+    if dynamic:
+        # AUTO leaves a dim that the model fixes fixed, where naming it would be an error.
+        shapes = [
+            dict.fromkeys(case.dynamic.get(name, {}), torch.export.Dim.AUTO) for name in case.names
+        ]
+    with torch.no_grad():
+        program = torch.onnx.export(
+            case.module,
+            case.inputs,
+            input_names=case.names,
+            dynamic_shapes=_as_arguments(case.module, shapes),
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(str(path))
+
+
+def _as_arguments(module: Any, shapes: list[dict[int, Any]] | None) -> Any:
+    """Shapes for each argument of `forward`, nested where it takes any number of them."""
+    if shapes is None:
+        return None
+    import inspect
+
+    nested: list[Any] = []
+    left = list(shapes)
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            nested.append(tuple(left))
+            break
+        if left:
+            nested.append(left.pop(0))
+    return tuple(nested)
