@@ -24,13 +24,14 @@ from .exactness import exact_dims
 from .filters import Filter
 from .groups import Group, find_groups
 from .importance import Importance
-from .infer import Network, infer
+from .infer import infer
 from .inspection import Inspection, look_into, share_left
 from .latency import Benchmark
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load, readable
 from .measure import count
 from .model import graphs, node_name
+from .network import Network
 from .plans import Plan, choice_of, make_plan
 from .report import GroupResult, Report
 from .rewrite import Choice, rewrite

@@ -31,7 +31,7 @@ from .axes import Dim, Index, select
 from .comparison import deviation, tolerance
 from .exactness import maskable
 from .groups import Group
-from .infer import Network
+from .network import Network
 from .rewrite import Choice, changed_positions, rewrite, take
 from .runtime import Feeds, FoundInputs, make_inputs, run, session
 from .views import View, views

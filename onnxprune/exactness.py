@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections import Counter
 
 from .axes import Dim, leaves
-from .infer import Network, Record
 from .model import subgraphs
+from .network import Network, Record
 from .tables import REST, Zero
 
 DimSet = frozenset[Dim]

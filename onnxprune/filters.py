@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from .axes import Dim, leaves
 from .errors import UsageError
 from .groups import Group
-from .infer import Network
 from .model import node_name
+from .network import Network
 from .tables import ROLES
 
 

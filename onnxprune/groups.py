@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from .axes import Axis, Dim, Index, Pin, Product, leaves, occurrences, resolve
-from .infer import Network
+from .network import Network
 
 #: Of several roles that a dim plays, the first of these is the one it is called by.
 _PRECEDENCE = ("heads", "head-dim", "conv-groups", "hidden", "channels", "ffn")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from .errors import UsageError
 from .groups import Group
-from .infer import Network, Quantised
 from .model import Array
+from .network import Network, Quantised
 
 Scores = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from .axes import Axis, Concat, Dim, Product, leaves, resolve
 from .groups import Group, pinned_axes
-from .infer import Network
 from .model import node_name
+from .network import Network
 from .tables import operator_name
 
 

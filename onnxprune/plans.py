@@ -25,7 +25,7 @@ from .axes import Axis, Concat, Dim, Index, resolve
 from .errors import PlanMismatch, UsageError
 from .groups import Group
 from .importance import Scores
-from .infer import Network
+from .network import Network
 from .rewrite import Choice, tensor_positions
 
 SCHEMA = 1

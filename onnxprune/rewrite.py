@@ -20,8 +20,8 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .axes import Axis, Dim, Index, Product, leaves, product, resolve, select, selected_size
-from .infer import Frozen, Network, Patch
 from .model import Array, captured, copy_fields, graphs, replace_value, subgraphs
+from .network import Frozen, Network, Patch
 from .values import is_number
 
 Choice = Mapping[Dim, Index]
@@ -81,6 +81,7 @@ class _Rewriter:
         self.masked = {name: masked[name] for name in maskable if name in masked}
         self.sizes = {dim: len(index) for dim, index in choice.items()}
         self.positions = tensor_positions(network, choice)
+        self.quantised = network.quantised() if self.masked else {}
         self.changing = self.positions.keys() | self.masked.keys()
         self.proto = ModelProto()
         #: New nodes by the name of their first output, with the graph that they stand in.
@@ -146,12 +147,19 @@ class _Rewriter:
         value = self.model.read(name)
         if name in self.masked:
             value = value.copy()
-            fill = np.broadcast_to(_zero_point(self.network, name, value), value.shape)
+            fill = np.broadcast_to(self._zero(name, value), value.shape)
             for axis, kept in self.masked[name].items():
                 gone = np.setdiff1d(np.arange(value.shape[axis]), kept)
                 at = (slice(None),) * axis + (gone,)
                 value[at] = fill[at]
         return take(value, self.positions.get(name, {}))
+
+    def _zero(self, name: str, value: Array) -> Array:
+        """What stands for zero in a constant: its zero point where it is quantised, else 0."""
+        codes = self.quantised.get(name)
+        if codes is None or codes.point not in self.model.constants:
+            return np.zeros((), dtype=value.dtype)
+        return codes.spread(self.model.read(codes.point), value.shape)
 
     def _cut_initializers(self, graph: GraphProto) -> None:
         for tensor in graph.initializer:
@@ -455,14 +463,6 @@ class _Rewriter:
                     for dim, axis in zip(dims, axes, strict=True):
                         if dim.HasField("dim_value") and self.changed(axis):
                             dim.dim_value = self.size(axis) or 0
-
-
-def _zero_point(network: Network, name: str, value: Array) -> Array:
-    """What stands for zero in a constant: its zero point where it is quantised, else 0."""
-    codes = network.quantised().get(name)
-    if codes is None or codes.point not in network.model.constants:
-        return np.zeros((), dtype=value.dtype)
-    return codes.spread(network.model.read(codes.point), value.shape)
 
 
 def _names(graph: GraphProto) -> set[str]:

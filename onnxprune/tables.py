@@ -34,7 +34,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from .infer import Op
+    from .op import Op
 
 Function = Callable[["Op"], None]
 

@@ -20,8 +20,9 @@ import onnx
 from .axes import Axis, Concat, Dim, resolve
 
 if TYPE_CHECKING:
-    from .infer import Network, Op
     from .model import Array
+    from .network import Network
+    from .op import Op
 
 
 class _Unknown:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto
 
-from .infer import Network
+from .network import Network
 
 _RANDOM = frozenset(
     {

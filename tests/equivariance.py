@@ -33,9 +33,10 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from onnxprune.axes import Axis, Dim, Index, leaves, select, unify
 from onnxprune.errors import OnnxPruneError
-from onnxprune.infer import Network, infer
+from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.model import subgraphs
+from onnxprune.network import Network
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import run, session
 from onnxprune.tables import REST, Rule, built_in, operator_name

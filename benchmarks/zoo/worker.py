@@ -24,10 +24,11 @@ import onnxprune
 from onnxprune.axes import Axis, Dim, leaves
 from onnxprune.errors import NotPrunable, OnnxPruneError
 from onnxprune.groups import find_groups
-from onnxprune.infer import Network, infer
+from onnxprune.infer import infer
 from onnxprune.inspection import elements, weight_names
 from onnxprune.loading import load
 from onnxprune.model import graphs
+from onnxprune.network import Network
 from onnxprune.tables import built_in
 
 Row = dict[str, Any]

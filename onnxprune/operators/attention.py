@@ -8,7 +8,8 @@ comes from `d` where no attribute gives it, and is frozen when `d` changes.
 from __future__ import annotations
 
 from ..axes import Axis, Dim, concat, product
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 
 #: Names that no rule of attention leaves free, and why.

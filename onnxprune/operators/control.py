@@ -5,7 +5,9 @@ from __future__ import annotations
 from onnx import GraphProto
 
 from ..axes import Axis, Dim
-from ..infer import Axes, Op, Unsure, walk
+from ..infer import walk
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 from ..values import is_number
 

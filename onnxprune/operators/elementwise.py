@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..infer import Op, Unsure
+from ..network import Unsure
+from ..op import Op
 from ..tables import function
 from ..values import is_number
 

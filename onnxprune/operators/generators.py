@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..axes import Axis, Dim
-from ..infer import Axes, Op
+from ..network import Axes
+from ..op import Op
 from ..tables import function
 from ..values import Size, is_number
 

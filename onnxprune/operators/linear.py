@@ -5,7 +5,8 @@ from __future__ import annotations
 import string
 
 from ..axes import Axis, Dim, product
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..axes import Axis, Dim, product
-from ..infer import Op, Unsure
+from ..network import Unsure
+from ..op import Op
 from ..tables import function
 
 

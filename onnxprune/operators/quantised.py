@@ -5,7 +5,8 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from ..axes import Axis, Dim, product
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 from .linear import product_of
 from .runs import concatenate_of
@@ -130,6 +131,8 @@ def qlinear_pool(op: Op) -> None:
     """QLinearAveragePool and QLinearGlobalAveragePool, channels first or last."""
     last = bool(op.attr("channels_last", 0))
     x, y = ("n *s c", "n *t c") if last else ("n c *s", "n c *t")
+    if op.node.op_type == "QLinearGlobalAveragePool":
+        op.env["t"] = [Dim(1) for _ in op.axes(0)[2:]]
     op.match(f"{x}, *q0, *q1?, *q2, *q3? -> {y}")
     op.pin_all((*op.env["s"], *op.env["t"]), "spatial")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..infer import Op
+from ..op import Op
 from ..tables import function
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

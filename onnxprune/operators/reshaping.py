@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..axes import Axis, Dim, Product, factor, is_pinned, product, resolve
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 from ..values import UNKNOWN, Size, is_number, resolved, shape_range, size_of
 

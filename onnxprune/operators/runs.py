@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..axes import Axis, Dim, concat, factor, is_pinned, split
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 from ..values import is_number
 

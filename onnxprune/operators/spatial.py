@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from ..axes import Axis, Dim, product
-from ..infer import Axes, Op, Unsure
+from ..network import Axes, Unsure
+from ..op import Op
 from ..tables import function
 from ..values import is_number
 
@@ -71,6 +72,13 @@ def space_to_depth(op: Op) -> None:
     ]
     op.pin_all(smaller, "spatial")
     op.out([n, product((b1, b2, channels)), *smaller])
+
+
+@function("global_pool")
+def global_pool(op: Op) -> None:
+    """GlobalAveragePool and its kin: one position is left, whether inference knows it or not."""
+    op.env["t"] = [Dim(1) for _ in op.axes(0)[2:]]
+    op.match()
 
 
 @function("col_to_image")

@@ -40,8 +40,9 @@ from torch import nn  # noqa: E402
 import onnxprune  # noqa: E402
 from onnxprune.groups import Group, find_groups  # noqa: E402
 from onnxprune.importance import Importance  # noqa: E402
-from onnxprune.infer import Network, infer  # noqa: E402
+from onnxprune.infer import infer  # noqa: E402
 from onnxprune.loading import load  # noqa: E402
+from onnxprune.network import Network  # noqa: E402
 from onnxprune.tables import built_in  # noqa: E402
 from tests.torch.export import build, export  # noqa: E402
 
