@@ -20,7 +20,7 @@ Optimisations are off, since they round differently.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -134,8 +134,9 @@ def certify(
         )
         permuted = runner.run(rewrite(network, order), view)
         certificate.permutation = runner.deviation(original, permuted, order)
-        certificate.control = runner.deviation(
-            original, runner.run(_control(network, groups, order), view), {}
+        certificate.control = max(
+            runner.deviation(original, runner.run(wrong, view), {})
+            for wrong in _controls(network, groups, order)
         )
         result = runner.run(pruned, view)
         shuffled = runner.run(rewrite(network, reordered), view)
@@ -148,14 +149,18 @@ def certify(
     return certificate
 
 
-def _control(network: Network, groups: Sequence[Group], order: Choice) -> ModelProto:
-    """The model with one member of each group permuted, and the others left: a wrong coupling."""
-    model = network.model
+def _controls(network: Network, groups: Sequence[Group], order: Choice) -> Iterator[ModelProto]:
+    """Models that are wrong on purpose: one member of each group permuted, and half of it zero.
+
+    The second is for groups of one member only (a tied matrix), which no permutation uncouples.
+    """
     first: dict[str, Set[Dim]] = {}
     for group in groups:
         member = next(member for member in group.members if member.scored)
         first[member.tensor] = first.get(member.tensor, frozenset()) | {group.dim}
-    return rewrite(_only(network, first), order) if model else model.proto
+    yield rewrite(_only(network, first), order)
+    half = {dim: np.sort(index[: (len(index) + 1) // 2]) for dim, index in order.items()}
+    yield rewrite(network, {}, half, maskable(network))
 
 
 def _only(network: Network, tensors: Mapping[str, Set[Dim]]) -> Network:

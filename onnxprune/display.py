@@ -22,6 +22,8 @@ from .report import Report
 from .tables import Rule, operator_name
 
 _SHOWN = 12
+#: In a narrower terminal (columns) the members of groups are left out of the table.
+_WIDE = 120
 
 
 def safe(text: object) -> str:
@@ -160,12 +162,15 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_inspection(console: Console, found: Inspection, everything: bool) -> None:
     """Groups, the grouping matrix where it is small, and what is pinned."""
-    rows = table("group", "role", ">size", "kind", ">parameters", "dependencies", "members")
+    columns = ["group", "role", ">size", "kind", ">parameters", "dependencies", "members"]
+    if console.width < _WIDE and not everything:
+        columns.pop()
+    rows = table(*columns)
     for group in found.groups:
         members = [f"{tensor}:{axis}" for tensor, axis, _ in group.members]
         shown = members if everything else members[:3]
         rest = f" + {len(members) - len(shown)}" if len(members) > len(shown) else ""
-        rows.add_row(
+        cells = (
             safe(group.name),
             group.role,
             str(group.size),
@@ -174,6 +179,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             ", ".join(group.dependencies),
             safe(" ".join(shown) + rest),
         )
+        rows.add_row(*cells[: len(columns)])
     console.print(rows)
     console.print(
         f"{number(found.parameters)} parameters; halving every group leaves"
@@ -187,13 +193,21 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             )
     if found.pinned:
         rows = table("pinned because", ">weights locked", "where", title="Not prunable")
-        for pinned in found.pinned:
+        locking = [each for each in found.pinned if each.locked or everything]
+        for pinned in locking:
             places = pinned.where if everything else pinned.where[:3]
             rest = (
                 f" + {len(pinned.where) - len(places)}" if len(pinned.where) > len(places) else ""
             )
             rows.add_row(safe(pinned.reason), number(pinned.locked), safe(", ".join(places) + rest))
-        console.print(rows)
+        if locking:
+            console.print(rows)
+        others = [each.reason for each in found.pinned if each not in locking]
+        if others:
+            console.print(
+                f"Single axes are pinned by {safe(', '.join(others[:3]))}"
+                + (f" and {len(others) - 3} more reasons; see --all." if len(others) > 3 else ".")
+            )
     if found.refused:
         rows = table("operator", "node", "reason", title="Left alone")
         for node, operator, reason in found.refused if everything else found.refused[:_SHOWN]:

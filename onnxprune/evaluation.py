@@ -61,7 +61,8 @@ def _read(model: ModelProto, data: str) -> tuple[dict[str, Array], Array | None]
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path}: can't be read as .npz: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no .npz archive"
+        raise UsageError(f"{path}: can't be read: {reason}") from None
     if key and key not in arrays:
         raise UsageError(f"{path}: has no array {key!r}; it has {', '.join(arrays)}")
     labels = arrays.pop(key or "labels", None)

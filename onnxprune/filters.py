@@ -42,7 +42,7 @@ class Filter:
             if group.dim not in kept
             and (not self.include or group.dim in included)
             and (not self.exact_only or group.exact)
-            and (group.role in self.only if self.only else group.role != "conv-groups")
+            and (group.role in self.only if self.only else group.role != "second-factor")
         ]
 
     @staticmethod

@@ -8,13 +8,14 @@ couplings (residual, concatenation, reduction) have happened in the algebra alre
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .axes import Axis, Dim, Index, Pin, Product, leaves, occurrences, resolve
 from .network import Network
 
 #: Of several roles that a dim plays, the first of these is the one it is called by.
-_PRECEDENCE = ("heads", "head-dim", "conv-groups", "hidden", "channels", "ffn")
+_PRECEDENCE = ("second-factor", "heads", "head-dim", "hidden", "channels", "ffn")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _roles(network: Network) -> dict[Dim, str]:
     for axis, role in network.roles:
         for dim in leaves(axis):
             marks[dim].add(role)
-    halved = _factors_of_free_widths(network)
+    merged, second = _merged(network, marks)
     attention = any("heads" in found and not dim.pinned for dim, found in marks.items())
     roles: dict[Dim, str] = {}
     for dim, found in marks.items():
@@ -131,31 +132,56 @@ def _roles(network: Network) -> dict[Dim, str]:
             found = found | {"ffn"}
         if "normalised" in found and attention and "channels" not in found:
             found = found | {"hidden"}
-        if dim not in halved:
-            found = found - {"conv-groups"}
+        if "channels" in found and dim not in merged:
+            # A Gram matrix of features, not attention: no head, no part of one.
+            found = found - {"heads", "head-dim"}
+        if dim in second:
+            found = found | {"second-factor"}
         roles[dim] = next((role for role in _PRECEDENCE if role in found), "channels")
     return roles
 
 
-def _factors_of_free_widths(network: Network) -> set[Dim]:
-    """Dims that stand in a product with another dim that can be pruned.
+def _merged(network: Network, marks: Mapping[Dim, set[str]]) -> tuple[set[Dim], set[Dim]]:
+    """Dims that are a factor of a wider axis; and those of them that are the second free factor.
 
-    A width that is made of convolution groups and the channels inside them is halved by halving
-    the one; halving both would leave a quarter.
+    A width that is made of groups (of a convolution, of a normalisation) and the channels inside
+    them is halved by halving the one: halving both would leave a quarter. Heads are not such a
+    width: how many there are and how wide each is are two choices. Nor is a dim that is an axis of
+    a matrix by itself.
     """
-    found: set[Dim] = set()
-    for name in network.scored & network.model.constants.keys():
-        for axis in network.axes.get(name) or ():
-            todo = [resolve(axis)]
-            while todo:
-                axis = todo.pop()
-                if isinstance(axis, Product):
-                    dims = axis_dims(axis)
-                    if len(dims) > 1:
-                        found.update(dims)
-                if not isinstance(axis, Dim):
-                    todo.extend(resolve(part) for part in axis.parts)
-    return found
+    merged: set[Dim] = set()
+    alone: set[Dim] = set()
+    first: set[Dim] = set()
+    second: set[Dim] = set()
+    for name in constants_in_order(network):
+        if name not in network.scored:
+            continue
+        axes = [resolve(axis) for axis in network.axes.get(name) or ()]
+        if sum(axis.size != 1 for axis in axes) > 1:
+            alone.update(axis for axis in axes if isinstance(axis, Dim))
+        for axis in axes:
+            for factors in _products(axis):
+                merged.update(factors)
+                free = [d for d in factors if not d.pinned and (d.size or 0) > 1]
+                if len(free) < 2 or any(marks[d] & {"heads", "head-dim"} for d in free):
+                    continue
+                # Inside of the groups, if a convolution says which they are; else the widest.
+                free.sort(key=lambda d: ("conv-groups" in marks[d], d in second, -(d.size or 0)))
+                chosen = next((d for d in free if d in first), free[0])
+                first.add(chosen)
+                second.update(d for d in free if d not in first)
+    return merged, second - first - alone
+
+
+def _products(axis: Axis) -> Iterator[list[Dim]]:
+    """The dims of each product in an axis."""
+    todo = [resolve(axis)]
+    while todo:
+        axis = todo.pop()
+        if isinstance(axis, Product):
+            yield list(dict.fromkeys(dim for dim in leaves(axis) if dim.size != 1))
+        if not isinstance(axis, Dim):
+            todo.extend(resolve(part) for part in axis.parts)
 
 
 def axis_dims(axis: Axis) -> list[Dim]:

@@ -107,7 +107,7 @@ def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
         layers,
         [sorted({number[m.tensor] for m in g.members if m.tensor in number}) for g in groups],
         sum(elements(network, name) for name in weights),
-        share_left(network, {group.dim: 0.5 for group in groups if group.role != "conv-groups"}),
+        share_left(network, {group.dim: 0.5 for group in groups if group.role != "second-factor"}),
     )
 
 

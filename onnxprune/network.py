@@ -38,12 +38,13 @@ class Patch:
 class Frozen:
     """An attribute that is left out, and whose default comes from the size of `axis`.
 
-    Where that axis changes, `value`, the default from before, is written.
+    Where that axis changes, `value`, the default from before, is written. (A list that became an
+    operand with opset 13 is written as that.)
     """
 
     node: NodeProto
     attribute: str
-    value: float
+    value: float | list[int]
     axis: Axis
 
 

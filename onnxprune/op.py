@@ -173,7 +173,7 @@ class Op:
         if sizes:
             self.network.patches.append(Patch(self.node, slot, dict(sizes), dict(of or {})))
 
-    def freeze(self, attribute: str, value: float, axis: Axis) -> None:
+    def freeze(self, attribute: str, value: float | list[int], axis: Axis) -> None:
         """Write `attribute`, which is left out, when `axis`, which its default is of, changes."""
         self.network.frozen.append(Frozen(self.node, attribute, value, axis))
 

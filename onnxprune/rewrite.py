@@ -249,6 +249,11 @@ class _Rewriter:
 
     def _write(self, frozen: Frozen) -> None:
         node, _ = self.nodes[next(name for name in frozen.node.output if name)]
+        if isinstance(frozen.value, list) and self.model.opset >= 13:
+            if len(node.input) == 1:
+                value = np.array(frozen.value, dtype=np.int64)
+                node.input.append(self._constant(value, f"{node.output[0]}_{frozen.attribute}"))
+            return
         for i in reversed(range(len(node.attribute))):
             if node.attribute[i].name == frozen.attribute:
                 del node.attribute[i]

@@ -34,6 +34,9 @@ class Budget:
     max_ratio: float = 1.0
 
     def __post_init__(self) -> None:
+        for value in (self.ratio, self.round_to, self.max_ratio):
+            if not isinstance(value, (int, float)):
+                raise UsageError(f"a number was expected, not {value!r}")
         if not 0 < self.ratio < 1:
             raise UsageError(
                 f"ratio {self.ratio} is outside of (0, 1); it is the share of channels to remove"

@@ -271,16 +271,96 @@ def test_a_size_of_a_merged_axis_that_is_divided_again() -> None:
     weights = {
         "w1": _normal(5, 24),
         "w2": _normal(24, 3),
-        "split": np.array([0, 0, 4, 6]),
-        "merge": np.array([-1, 7, 6]),
+        "split": np.array([0, 0, 8, 3]),
+        "merge": np.array([-1, 7, 3]),
         "zero": np.array([0]),
-        "heads": np.array([4]),
-        "rest": np.array([7, 6]),
+        "heads": np.array([8]),
+        "rest": np.array([7, 3]),
         "flat": np.array([0, 0, -1]),
     }
     result = _certified(_small(nodes, weights, ["N", 7, 5]))
     shapes = {t.name: list(t.dims) for t in result.model.graph.initializer}
-    assert shapes["w1"] == [5, 6] and shapes["w2"] == [6, 3]
+    assert shapes["w1"] == [5, 12] and shapes["w2"] == [12, 3]
+
+
+def test_group_normalisation_as_exported_halves_a_width_once() -> None:
+    """Reshape to groups, InstanceNormalization, Reshape: width = groups x channels in each."""
+    nodes = [
+        _node("Conv", ["x", "w1"], "h"),
+        _node("Reshape", ["h", "groups"], "g"),
+        _node("InstanceNormalization", ["g", "one", "none"], "n"),
+        _node("Reshape", ["n", "back"], "b"),
+        _node("Mul", ["b", "gamma"], "m"),
+        _node("Conv", ["m", "w2"], "y"),
+    ]
+    weights = {
+        "w1": _normal(16, 3, 1, 1),
+        "w2": _normal(5, 16, 1, 1),
+        "gamma": _normal(16, 1, 1),
+        "one": np.ones(4, dtype=np.float32),
+        "none": np.zeros(4, dtype=np.float32),
+        "groups": np.array([0, 4, -1]),
+        "back": np.array([0, 16, 6, 6]),
+    }
+    result = _certified(_small(nodes, weights, ["N", 3, 6, 6]))
+    shapes = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert shapes["w1"][0] == 8 and shapes["w2"][1] == 8
+
+
+def test_squeeze_without_axes_gets_them() -> None:
+    """An axis that shrinks to 1 must not be squeezed away with those that were 1 before."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Unsqueeze", ["h", "axis"], "u"),
+        _node("Squeeze", ["u"], "s"),
+        _node("MatMul", ["s", "w2"], "y"),
+    ]
+    weights = {"w1": _normal(5, 2), "w2": _normal(2, 3), "axis": np.array([1])}
+    result = _certified(_small(nodes, weights, [4, 5]))
+    squeeze = next(node for node in result.model.graph.node if node.op_type == "Squeeze")
+    assert len(squeeze.input) == 2
+
+
+def test_a_tied_matrix_is_no_weak_certificate() -> None:
+    """Embedding and head in one tensor: no permutation uncouples its uses, but it matters."""
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 4])
+    nodes = [
+        _node("Gather", ["table", "ids"], "h"),
+        _node("Transpose", ["table"], "t"),
+        _node("MatMul", ["h", "t"], "y"),
+    ]
+    model = _small(nodes, {"table": _normal(10, 16)}, ["N", 4])
+    del model.graph.input[:]  # type: ignore[attr-defined]
+    model.graph.input.append(ids)  # type: ignore[attr-defined]
+    assert _certified(model).plan.kept["table"][1].size == 8
+
+
+def test_shape_arithmetic_on_a_weight_is_no_importance() -> None:
+    """The size of a weight is computed with: that does not make the numbers in it channels."""
+    nodes = [
+        _node("Shape", ["pads"], "count"),
+        _node("ConstantOfShape", ["count"], "zeros"),
+        _node("Cast", ["zeros"], "more", to=onnx.TensorProto.INT64),
+        _node("Concat", ["pads", "more"], "all", axis=0),
+        _node("Reshape", ["all", "flat"], "given"),
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Pad", ["h", "given"], "p"),
+        _node("MatMul", ["p", "w2"], "y"),
+    ]
+    weights = {
+        "pads": np.array([0, 0]),
+        "flat": np.array([-1]),
+        "w1": _normal(5, 16),
+        "w2": _normal(16, 3),
+    }
+    result = _certified(_small(nodes, weights, ["N", 5]))
+    assert set(result.plan.kept) == {"w1", "w2"}
+
+
+def test_features_of_a_gram_matrix_are_channels() -> None:
+    """A kNN graph computes x x^T of its features: that makes them no attention heads."""
+    roles = {group.role for group in onnxprune.inspect(FAMILIES["dgcnn"](0)).groups}
+    assert roles == {"channels"}
 
 
 def test_standardised_weights_are_scored() -> None:

@@ -1,4 +1,4 @@
-"""Models of fused and quantised operators, as onnxruntime's own optimizer writes them, end to end."""
+"""Models of fused and quantised operators, as onnxruntime's optimizer writes them, end to end."""
 
 from __future__ import annotations
 

@@ -20,6 +20,11 @@ import onnxprune
 from models import FAMILIES, example_inputs
 from onnxprune import Plan, PlanMismatch, UsageError
 from onnxprune.errors import NotPrunable
+from onnxprune.groups import find_groups
+from onnxprune.infer import infer
+from onnxprune.loading import load
+from onnxprune.plans import make_plan
+from onnxprune.tables import built_in
 from tests.graphs import (
     assert_same,
     constants,
@@ -489,12 +494,13 @@ def test_a_zero_in_a_reshape_copies_a_size_of_other_channels(inner: list[int]) -
             **{"before": np.array([7, 2, 6, 2]), "after": np.array([7, 4, 0])},
         },
     )
-    document = json.loads(onnxprune.plan(model).to_json())
-    sizes = [group["size"] for group in document["groups"]]
-    assert sizes == [2, 2, 3, 2]
-    for group, lost in zip(document["groups"][1:], inner, strict=True):
-        group["kept"] = list(range(group["size"] - lost))
-    result = onnxprune.apply(model, Plan.from_dict(document))
+    network = infer(load(model), built_in())
+    groups = find_groups(network)
+    assert [group.size for group in groups] == [2, 2, 3, 2]
+    kept = [np.arange(group.size - lost) for group, lost in zip(groups, [1, *inner], strict=True)]
+    scores = [np.ones(group.size) for group in groups]
+    plan = make_plan(network, groups, kept, scores, {}, "")
+    result = onnxprune.apply(model, plan)
     assert result.report.certificate is not None and result.report.certificate.ok
 
 

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.inspection import elements, weight_names
 from onnxprune.loading import load
-from onnxprune.model import graphs
+from onnxprune.model import graphs, node_name
 from onnxprune.network import Network
 from onnxprune.tables import built_in
 
@@ -110,9 +110,10 @@ def locked(network: Network, ratio: float) -> Row:
     would take `ratio` of what is left of its tensor.
     """
     groups = find_groups(network)
-    fractions = {group.dim: 1 - ratio for group in groups if group.role != "conv-groups"}
+    fractions = {group.dim: 1 - ratio for group in groups if group.role != "second-factor"}
     names = weight_names(network)
     total = sum(elements(network, name) for name in names) or 1
+    tables = _tables(network)
     shares: dict[str, float] = defaultdict(float)
     reasons: dict[str, float] = defaultdict(float)
     costs: dict[tuple[str, str], float] = defaultdict(float)
@@ -120,10 +121,10 @@ def locked(network: Network, ratio: float) -> Row:
     for name in names:
         axes = [axis for axis in network.axes.get(name) or () if (axis.size or 0) > 1]
         count = elements(network, name)
-        if not axes:
+        if not axes or name not in network.scored:
             continue
         held = [axis for axis in axes if not any(free(dim) for dim in leaves(axis))]
-        why = [first_reason(axis) for axis in held]
+        why = [first_reason(axis, tables.get(name, ())) for axis in held]
         others = [each for each in why if each]
         left = count * math.prod(left_of(axis, fractions) for axis in axes)
         for reason, where in others:
@@ -157,17 +158,30 @@ def free(dim: Dim) -> bool:
     return not dim.pinned and (dim.size or 0) > 1
 
 
-def first_reason(axis: Axis) -> tuple[str, str] | None:
-    """Why an axis is pinned, or None where it is the model's interface or the operator's nature."""
+def _tables(network: Network) -> dict[str, set[str]]:
+    """Constants that a node looks entries up in: the nodes, as pins name them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for record in network.records:
+        node = record.node
+        if node.op_type.startswith("Gather") and node.input[0] in network.model.constants:
+            found[node.input[0]].add(f"{node.op_type} {node_name(node)}")
+    return found
+
+
+def first_reason(axis: Axis, lookups: Collection[str]) -> tuple[str, str] | None:
+    """Why an axis is pinned, or None where it is the model's interface or the operator's nature.
+
+    The entries of a table are of its nature; `lookups` are the nodes that pick them.
+    """
     dims = [dim for dim in leaves(axis) if (dim.size or 0) > 1]
     pins = [pin for dim in dims for pin in dim.pins]
-    if any(pin.reason.startswith(INTERFACE) for pin in pins):
-        return None
-    others = [pin for pin in pins if pin.reason not in FIXED]
-    if not others or any(pin.reason in FIXED for pin in pins):
+    if not pins or any(
+        pin.reason.startswith(INTERFACE) or pin.reason in FIXED or pin.where in lookups
+        for pin in pins
+    ):
         return None
     widest = max(dims, key=lambda dim: dim.size or 0)
-    first = next((pin for pin in widest.pins if pin.reason not in FIXED), others[0])
+    first = (widest.pins or pins)[0]
     return first.reason, first.where
 
 

@@ -21,7 +21,6 @@ def conv(op: Op) -> None:
     _activated(op)
     out = list(op.network.axes[op.outputs[0]] or ())
     for i, (s, k, t) in enumerate(zip(op.env["s"], op.env["k"], op.env["t"], strict=True)):
-        op.pin(k, "kernel")
         if k.size == 1 and not op.has(3) and _takes_all(op, i):
             out[2 + i] = s
         else:

@@ -44,11 +44,13 @@ def squeeze(op: Op) -> None:
     axes = op.axes(0)
     where = op.ints(1, "axes")
     if where is None:
-        # Without axes it removes every axis of size 1, those that pruning makes included.
+        # Without axes it removes every axis of size 1, those that pruning makes included: the axes
+        # are written where one that stays has changed.
         if any(axis.size is None for axis in axes):
             raise Unsure("Squeeze without axes, on sizes that are only known at run time")
         where = [i for i, axis in enumerate(axes) if axis.size == 1]
-        op.pin_all(axes, "Squeeze without axes would drop an axis that shrinks to 1")
+        for axis in axes:
+            op.freeze("axes", where, axis)
     dropped = {i % len(axes) for i in where}
     op.out([axis for i, axis in enumerate(axes) if i not in dropped])
 

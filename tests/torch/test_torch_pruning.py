@@ -12,7 +12,7 @@ things in different ways:
 - A grouped convolution reads its axis as groups x channels in a group. Here that coupling is part
   of the axis; Torch-Pruning treats the width as one run, and its pruner chooses alike for every
   group later on. So it is asked for the same index in every group at once. Whole convolution
-  groups (the role `conv-groups`) can be removed here and not there, and are left out.
+  groups (the role `second-factor`) can be removed here and not there, and are left out.
 - Torch-Pruning also gives groups that reach the model's output, and leaves it to its user to ignore
   them; here exactly these are pinned.
 """
@@ -80,7 +80,7 @@ def read(name: str) -> Pair:
     example = torch.zeros(2, 3, 64, 64)
     graph = traced(model, example)
     network = infer(load(export(model, example)), built_in())
-    groups = [group for group in find_groups(network) if group.role != "conv-groups"]
+    groups = [group for group in find_groups(network) if group.role != "second-factor"]
     return Pair(model, example, graph, network, groups)
 
 
