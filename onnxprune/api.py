@@ -22,7 +22,7 @@ from .errors import CheckFailed, NotPrunable, UsageError
 from .evaluation import evaluate as evaluate_models
 from .exactness import exact_dims
 from .filters import Filter
-from .groups import Group, find_groups
+from .groups import Group, find_groups, free_dims
 from .importance import Importance
 from .infer import infer
 from .inspection import Inspection, look_into, share_left
@@ -212,7 +212,7 @@ def permute(
 ) -> ModelProto:
     """A twin of the model: every dim that is not pinned permuted at random, the same function."""
     work = _Work(model_or_path, rules, None)
-    twin = rewrite(work.network, permutation([group.dim for group in work.groups], seed))
+    twin = rewrite(work.network, permutation(free_dims(work.network), seed))
     saving.inline_all(twin, work.network.model.base_dir)
     return twin
 

@@ -30,7 +30,7 @@ from onnx import ModelProto
 from .axes import Dim, Index, select
 from .comparison import deviation, tolerance
 from .exactness import maskable
-from .groups import Group
+from .groups import Group, free_dims
 from .network import Network
 from .rewrite import Choice, changed_positions, rewrite, take
 from .runtime import Feeds, FoundInputs, make_inputs, run, session
@@ -105,7 +105,7 @@ def certify(
     Raises UnsupportedModel where onnxruntime can't run the model.
     """
     runner = _Runner(network, found, seed, threads)
-    order = permutation([group.dim for group in groups], seed)
+    order = permutation(free_dims(network), seed)
     exact = {group.dim for group in groups if group.exact}
     mask = {dim: index for dim, index in kept.items() if dim in exact}
     statistical = {dim: index for dim, index in kept.items() if dim not in exact}

@@ -89,6 +89,17 @@ def find_groups(network: Network) -> list[Group]:
     return groups
 
 
+def free_dims(network: Network) -> list[Dim]:
+    """Every dim of a constant that is not pinned, those that carry no importance included."""
+    dims = (
+        dim
+        for name in constants_in_order(network)
+        for axis in network.axes.get(name) or ()
+        for dim in axis_dims(axis)
+    )
+    return list(dict.fromkeys(dims))
+
+
 def constants_in_order(network: Network) -> list[str]:
     """The constants that carry axes, in the order of the nodes that read them."""
     seen: dict[str, None] = {}

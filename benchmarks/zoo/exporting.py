@@ -6,8 +6,8 @@ a memory limit, so that a crash of it is a row of the journal.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import importlib.util
 import os
 import resource
 import signal
@@ -78,12 +78,7 @@ def _import(names: set[str]) -> None:
         import torch
 
         torch.set_num_threads(1)
-        with contextlib.suppress(Exception):
-            # PyPI's torchvision beside another build of torch: its compiled operators are missing,
-            # and importing it fails for the one that it registers a shape function for.
-            library = torch.library.Library("torchvision", "DEF")
-            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            globals()["_library"] = library
+        _import_torchvision()
         importlib.import_module("torch.onnx")
         names = names | {"onnxscript", "torch.export", "torch.onnx._internal.exporter._core"}
     for name in sorted(names):
@@ -91,6 +86,31 @@ def _import(names: set[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             print(f"{name} can't be imported: {error}", file=sys.stderr)
+
+
+def _import_torchvision() -> None:
+    """Import torchvision, or do so once its operators are declared.
+
+    PyPI's torchvision beside another build of torch lacks its compiled operators, and importing it
+    fails for the one that it registers a shape function for.
+    """
+    global _library
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        import torch
+
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _library = torch.library.Library("torchvision", "DEF")
+        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+#: The declaration lasts as long as this does.
+_library: Any = None
 
 
 def _in_a_process(
