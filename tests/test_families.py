@@ -376,3 +376,30 @@ def test_standardised_weights_are_scored() -> None:
         ("w1", 1),
         ("w2", 0),
     }
+
+
+def test_a_reshape_that_drops_sizes_of_one_at_run_time() -> None:
+    """[N, s, s, c] read as [N, 1, c], where the run time's s is 1: the channels go on."""
+    nodes = [
+        _node("MatMul", ["x", "w1"], "h"),
+        _node("Shape", ["h"], "shape"),
+        _node("Gather", ["shape", "first"], "n", axis=0),
+        _node("Concat", ["n", "rest"], "target", axis=0),
+        _node("Reshape", ["h", "target"], "r"),
+        _node("MatMul", ["r", "w2"], "y"),
+    ]
+    weights = {
+        "w1": _normal(5, 16),
+        "w2": _normal(16, 3),
+        "first": np.array([0]),
+        "rest": np.array([1, 16]),
+    }
+    model = _small(nodes, weights, ["N", "s", "t", 5])
+    result = onnxprune.prune(
+        model,  # type: ignore[arg-type]
+        benchmark=False,
+        input_shapes={"x": [2, 1, 1, 5]},
+    )
+    assert result.report.certificate is not None and result.report.certificate.ok
+    shapes = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert shapes["w1"] == [5, 8] and shapes["w2"] == [8, 3]

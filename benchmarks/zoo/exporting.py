@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import json
 import os
 import resource
 import signal
@@ -62,12 +64,11 @@ def export_all(
             if target.exists() or (target.name in done and not retry):
                 continue
             start = time.monotonic()
-            message = _in_a_process(entry, variant, target, seconds, gigabytes)
             row: Row = {"key": target.name, "model": entry.name, "variant": variant}
-            row |= {"status": "failed" if message else "ok", "message": message}
+            row |= _in_a_process(entry, variant, target, seconds, gigabytes)
             row["seconds"] = round(time.monotonic() - start, 1)
             journal.append(row)
-            said = message[:160] or f"{target.stat().st_size / 1e6:.1f} MB"
+            said = row.get("message", "")[:160] or f"{target.stat().st_size / 1e6:.1f} MB"
             print(f"{entry.name:44} {variant:15} {row['seconds']:5.1f} s  {said}", flush=True)
 
 
@@ -78,6 +79,7 @@ def _import(names: set[str]) -> None:
         import torch
 
         torch.set_num_threads(1)
+        torch.backends.mha.set_fastpath_enabled(False)  # its operator is in no exporter
         _import_torchvision()
         importlib.import_module("torch.onnx")
         names = names | {"onnxscript", "torch.export", "torch.onnx._internal.exporter._core"}
@@ -115,13 +117,13 @@ _library: Any = None
 
 def _in_a_process(
     entry: Entry, variant: str, target: Path, seconds: float, gigabytes: float
-) -> str:
-    """Export in a forked process: what went wrong in one line, or nothing."""
+) -> Row:
+    """Export in a forked process: `ok`, or what went wrong in one line."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        message = "the process ended without a word"
+        row: Row = {"status": "failed", "message": "the process ended without a word"}
         try:
             os.setsid()
             limit = int(gigabytes * 2**30)
@@ -129,13 +131,12 @@ def _in_a_process(
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
-            _export(entry, variant, target)
-            message = ""
+            row = {"status": "ok", "deviation": _export(entry, variant, target)}
         except BaseException as error:
-            message = _said(error)
+            row["message"] = _said(error)
         finally:
-            os.write(writing, message.encode()[:2000])
-            os._exit(0 if not message else 1)
+            os.write(writing, json.dumps(row).encode())
+            os._exit(0)
     os.close(writing)
     end = time.monotonic() + seconds
     while True:
@@ -146,13 +147,15 @@ def _in_a_process(
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(reading)
-            return f"more than {seconds:.0f} s"
+            return {"status": "failed", "message": f"more than {seconds:.0f} s"}
         time.sleep(0.05)
     with os.fdopen(reading, "rb") as pipe:
-        message = pipe.read().decode("utf-8", "replace")
-    if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return message
+        said = pipe.read().decode()
+    if os.WIFSIGNALED(status) or not said:
+        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status
+        return {"status": "failed", "message": f"killed by {name}"}
+    result: Row = json.loads(said)
+    return result
 
 
 def _said(error: BaseException) -> str:
@@ -166,12 +169,15 @@ def _said(error: BaseException) -> str:
     return f"{type(root).__name__}: {line[:300]}{where}"
 
 
-def _export(entry: Entry, variant: str, target: Path) -> None:
-    """Write the file: under another name first, so that what is there is whole."""
+def _export(entry: Entry, variant: str, target: Path) -> float | None:
+    """Write the file, under another name first, so that what is there is whole.
+
+    Gives how far onnxruntime is from PyTorch on it.
+    """
     exporter, _, shapes = variant.partition("-")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         path = Path(folder) / "model.onnx"
-        case = entry.build()
+        case = _built(entry)
         if case.write:
             case.write(str(path))
         elif exporter == "script":
@@ -181,7 +187,50 @@ def _export(entry: Entry, variant: str, target: Path) -> None:
         extra = [each for each in Path(folder).iterdir() if each != path]
         if extra:
             raise ValueError("it has external data")
+        deviation = _compare(case, path)
         path.rename(target)
+    return deviation
+
+
+def _built(entry: Entry) -> Case:
+    """The model, with the same weights each time."""
+    if "torch" in entry.needs:
+        import torch
+
+        torch.manual_seed(0)
+    case = entry.build()
+    if case.module is not None:
+        case.module.eval()  # all of it: exporters give modules the mode back that they had
+    return case
+
+
+def _compare(case: Case, path: Path) -> float | None:
+    """How far onnxruntime is from PyTorch on the inputs of the export; relative.
+
+    Raises what onnxruntime raises: an exporter's file that it can't run is no file of the zoo.
+    """
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    live = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if case.module is None:
+        return None
+    import torch
+
+    names = [each.name for each in live.get_inputs()]
+    given = dict(zip(case.names, case.inputs, strict=True))
+    found = live.run(None, {name: given[name].numpy() for name in names})[0]
+    with torch.no_grad():
+        expected = case.module(*case.inputs)
+    while isinstance(expected, (tuple, list)):
+        expected = expected[0]
+    expected = expected.numpy()
+    if found.shape != expected.shape or not expected.size:
+        return None
+    return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
 
 
 def _script(case: Case, path: Path, *, dynamic: bool) -> None:
@@ -232,8 +281,6 @@ def _as_arguments(module: Any, shapes: list[dict[int, Any]] | None) -> Any:
     """Shapes for each argument of `forward`, nested where it takes any number of them."""
     if shapes is None:
         return None
-    import inspect
-
     nested: list[Any] = []
     left = list(shapes)
     for parameter in inspect.signature(module.forward).parameters.values():

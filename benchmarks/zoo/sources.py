@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,7 @@ def timm(model: str, given: dict[str, Any]) -> Case:
 
     given = dict(given)
     size = given.pop("size", None)
+    timm.layers.set_fused_attn(given.pop("fused", True))
     module = timm.create_model(model.removesuffix("-full"), num_classes=10, **given)
     config = module.default_cfg
     if size is None:
@@ -134,7 +136,7 @@ def torchvision(model: str, given: dict[str, Any]) -> Case:
     size, frames = given.pop("size", 96), given.pop("frames", 0)
     model = model.removesuffix("-full")
     kinds = torchvision.models
-    if "weights_backbone" in kinds.get_model_builder(model).__code__.co_varnames:
+    if "weights_backbone" in inspect.signature(kinds.get_model_builder(model)).parameters:
         given["weights_backbone"] = None
     module = kinds.get_model(model, weights=None, num_classes=10, **given)
     detector = model in kinds.list_models(module=kinds.detection)
@@ -243,12 +245,15 @@ def transformers(task: str, model: str, given: dict[str, Any]) -> Case:
 
     given = dict(given)
     size, frames = given.pop("size", 32), given.pop("frames", 0)
-    bins = given.pop("bins", 0)
+    bins, masked = given.pop("bins", 0), given.pop("mask", True)
     kind = model.removesuffix("-full").removesuffix("-cached").removesuffix("-deep")
     if model.endswith("-full"):
         config = transformers.CONFIG_MAPPING[kind](**given, use_cache=False)
     else:
         config = configuration(kind, given)
+    config.architectures = []
+    if task == "CausalLM":  # the other ways of running experts have no ONNX operators
+        config._experts_implementation = "batched_mm"
     made = getattr(transformers, f"AutoModelFor{task}").from_config(config)
     module = randomise(made)
     if model.endswith("-cached"):
@@ -265,7 +270,7 @@ def transformers(task: str, model: str, given: dict[str, Any]) -> Case:
     main = made.main_input_name
     if main in ("input_ids", "inputs"):
         inputs, dynamic = text()
-        if model in ("fnet", "rwkv", "funnel", "mamba", "falcon_mamba", "mra", "yoso"):
+        if not masked:
             inputs.pop("attention_mask"), dynamic.pop("attention_mask")
     elif main == "pixel_values":
         shape = (2, frames, 3, size, size) if frames else (2, 3, size, size)
@@ -296,22 +301,18 @@ def _cached(module: Any, config: Any) -> Case:
             super().__init__()
             self.module = module
 
-        def forward(self, ids: Any, mask: Any, *past: Any) -> Any:
-            pairs = list(zip(past[::2], past[1::2], strict=True))
-            cache = DynamicCache(pairs)
-            found = self.module(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
-            )
-            kept = found.past_key_values
-            states = [(layer.keys, layer.values) for layer in kept.layers]
+        def forward(self, ids: Any, *past: Any) -> Any:
+            cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+            found = self.module(input_ids=ids, past_key_values=cache, use_cache=True)
+            states = [(layer.keys, layer.values) for layer in found.past_key_values.layers]
             return (found.logits, *(each for pair in states for each in pair))
 
     past = [torch.randn(2, heads, 6, width) for _ in range(2 * layers)]
     ids = torch.randint(3, 200, (2, 4))
-    names = ["ids", "mask", *(f"past_{i // 2}_{'kv'[i % 2]}" for i in range(2 * layers))]
-    dynamic: Dynamic = {"ids": {0: "n", 1: "s"}, "mask": {0: "n", 1: "t"}}
-    dynamic |= {name: {0: "n", 2: "p"} for name in names[2:]}
-    return Case(Cached(), (ids, torch.ones(2, 10, dtype=torch.int64), *past), names, dynamic)
+    names = ["ids", *(f"past_{i // 2}_{'kv'[i % 2]}" for i in range(2 * layers))]
+    dynamic: Dynamic = {"ids": {0: "n", 1: "s"}}
+    dynamic |= {name: {0: "n", 2: "past"} for name in names[1:]}
+    return Case(Cached(), (ids, *past), names, dynamic)
 
 
 # -- own modules, and libraries that may be missing ----------------------------------------------

@@ -211,17 +211,19 @@ def kind(proto: ModelProto) -> str:
 
 def attends(nodes: list[NodeProto], producers: dict[str, NodeProto]) -> bool:
     """A softmax whose result is multiplied with what was computed, not with a weight."""
-    through = {"Cast", "Dropout", "Where", "Mul", "Identity", "Reshape", "Transpose", "Add"}
+    through = {"Cast", "Dropout", "Where", "Mul", "Identity", "Reshape", "Transpose", "Add", "Div"}
     for node in nodes:
-        if node.op_type not in ("MatMul", "Einsum") or node.input[1] not in producers:
+        if node.op_type not in ("MatMul", "Einsum") or len(node.input) < 2:
             continue
-        source = producers.get(node.input[0])
-        for _ in range(4):
-            if source is None or source.op_type not in through:
-                break
-            source = producers.get(source.input[1 if source.op_type == "Where" else 0])
-        if source is not None and source.op_type == "Softmax":
-            return True
+        if not all(name in producers for name in node.input[:2]):
+            continue
+        reached = list(node.input[:2])
+        for _ in range(5):
+            sources = [producers[name] for name in reached if name in producers]
+            if any(source.op_type == "Softmax" for source in sources):
+                return True
+            passed = (source for source in sources if source.op_type in through)
+            reached = [name for source in passed for name in source.input]
     return False
 
 

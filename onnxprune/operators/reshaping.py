@@ -118,11 +118,11 @@ def regroup(op: Op, axes: Axes, sizes: list[Any]) -> Axes:
         sizes = [total if i in unknown else size for i, size in enumerate(sizes)]
     out: list[list[Axis]] = [[] for _ in sizes]
     left = _match(factors, sizes, out, range(len(sizes)), front=True)
-    if left is None:
+    if left == len(sizes) and not factors:
         return [product(each) if each else Dim(1) for each in out]
-    # `left` sizes were matched from the front; the rest from the back.
-    back = _match(factors, sizes, out, range(len(sizes) - 1, left - 1, -1), front=False)
-    done = len(sizes) if back is None else back + 1
+    # `left` sizes were matched from the front; those from `done` on from the back. Factors that are
+    # left over when all were matched are 1 when the model runs.
+    done = 1 + _match(factors, sizes, out, range(len(sizes) - 1, left - 1, -1), front=False)
     op.pin_all(factors, "merged or split in a way that is only known at run time")
     result: Axes = []
     declared = op.network.shapes.get(op.outputs[0])
@@ -147,11 +147,11 @@ def _factors(axis: Axis) -> list[Axis]:
 
 def _match(
     factors: list[Axis], sizes: list[Any], out: list[list[Axis]], order: range, front: bool
-) -> int | None:
+) -> int:
     """Give factors to the output axes in `order`, taking them from one end of `factors`.
 
-    Returns None when all of them were given, else the first place where it could not go on (its
-    factors are left in `factors`).
+    Returns the first place where it could not go on (its factors are left in `factors`), or the
+    place after the last.
     """
     end = 0 if front else -1
     for i in order:
@@ -166,7 +166,7 @@ def _match(
             taken.append(got)
             wanted = _divide(wanted, size_of(got))
         out[i] = taken if front else taken[::-1]
-    return None if not factors else (order[-1] + 1 if front else order[-1])
+    return order.stop
 
 
 def _divide(size: Any, by: Any) -> Any:
