@@ -131,7 +131,7 @@ def _in_a_process(
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
-            row = {"status": "ok", "deviation": _export(entry, variant, target)}
+            row = {"status": "ok", **_export(entry, variant, target)}
         except BaseException as error:
             row["message"] = _said(error)
         finally:
@@ -169,10 +169,10 @@ def _said(error: BaseException) -> str:
     return f"{type(root).__name__}: {line[:300]}{where}"
 
 
-def _export(entry: Entry, variant: str, target: Path) -> float | None:
+def _export(entry: Entry, variant: str, target: Path) -> Row:
     """Write the file, under another name first, so that what is there is whole.
 
-    Gives how far onnxruntime is from PyTorch on it.
+    Gives how far onnxruntime is from PyTorch on it, and the shapes of its inputs.
     """
     exporter, _, shapes = variant.partition("-")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -189,7 +189,8 @@ def _export(entry: Entry, variant: str, target: Path) -> float | None:
             raise ValueError("it has external data")
         deviation = _compare(case, path)
         path.rename(target)
-    return deviation
+    inputs = zip(case.names, case.inputs, strict=True)
+    return {"deviation": deviation, "shapes": {name: list(each.shape) for name, each in inputs}}
 
 
 def _built(entry: Entry) -> Case:

@@ -33,6 +33,7 @@ def prune_all(
     """
     journal = cache.journal("prunes")
     done = journal.rows()
+    exports = cache.journal("exports").rows()
     code = digest(ROOT / "onnxprune", ROOT / "rules")
     for path in cache.exported():
         model, variant = split_name(path)
@@ -49,16 +50,24 @@ def prune_all(
             ):
                 continue
         start = time.monotonic()
-        row = in_a_process(path, ratio, seconds, gigabytes)
+        shapes = exports.get(path.name, {}).get("shapes")
+        row = in_a_process(path, ratio, seconds, gigabytes, shapes)
         row = {"key": path.name, "model": model, "variant": variant, **identity, "code": code} | row
         row["wall_seconds"] = round(time.monotonic() - start, 2)
         journal.append(row)
         print(one_line(row), flush=True)
 
 
-def in_a_process(path: Path, ratio: float, seconds: float, gigabytes: float) -> Row:
+def in_a_process(
+    path: Path,
+    ratio: float,
+    seconds: float,
+    gigabytes: float,
+    shapes: dict[str, list[int]] | None = None,
+) -> Row:
     """What the worker says of one file, or what became of the worker."""
-    command = [sys.executable, "-m", "benchmarks.zoo.worker", str(path), str(ratio), str(gigabytes)]
+    given = [str(path), str(ratio), str(gigabytes), json.dumps(shapes)]
+    command = [sys.executable, "-m", "benchmarks.zoo.worker", *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         found = subprocess.run(

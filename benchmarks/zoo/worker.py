@@ -1,9 +1,10 @@
 """Prune one file and print what happened as one JSON object.
 
-    python -m benchmarks.zoo.worker FILE RATIO GIGABYTES
+    python -m benchmarks.zoo.worker FILE RATIO GIGABYTES SHAPES
 
 This is the process of its own that `benchmarks/zoo.py prune` starts for every file: what kills it
-becomes a row of the journal.
+becomes a row of the journal. SHAPES is what inputs the file was exported with, as JSON, or `null`:
+they are given where no others are found that it runs with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 import onnxprune
 from onnxprune.axes import Axis, Dim, leaves
-from onnxprune.errors import NotPrunable, OnnxPruneError
+from onnxprune.errors import NotPrunable, OnnxPruneError, UnsupportedModel
 from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.inspection import elements, weight_names
@@ -40,7 +41,7 @@ FIXED = {"kernel", "spatial", "sequence", "directions", "batch", "vocabulary"}
 INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8}
 
 
-def measure(path: Path, ratio: float) -> Row:
+def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Row:
     """Everything that the journal says of one file."""
     seconds, network = read_axes(path)
     proto = network.model.proto
@@ -53,7 +54,13 @@ def measure(path: Path, ratio: float) -> Row:
     row.update(locked(network, ratio))
     start = time.perf_counter()
     try:
-        result = onnxprune.prune(path, ratio=ratio, benchmark=False)
+        try:
+            result = onnxprune.prune(path, ratio=ratio, benchmark=False)
+        except UnsupportedModel:
+            if shapes is None:
+                raise
+            row["given_shapes"] = True
+            result = onnxprune.prune(path, ratio=ratio, benchmark=False, input_shapes=shapes)
     except OnnxPruneError as error:
         row |= {"status": type(error).__name__, "message": str(error)}
         row["prunable"] = not isinstance(error, NotPrunable)
@@ -110,6 +117,7 @@ def locked(network: Network, ratio: float) -> Row:
     would take `ratio` of what is left of its tensor.
     """
     groups = find_groups(network)
+    grouped = {group.dim for group in groups}
     fractions = {group.dim: 1 - ratio for group in groups if group.role != "second-factor"}
     names = weight_names(network)
     total = sum(elements(network, name) for name in names) or 1
@@ -121,7 +129,7 @@ def locked(network: Network, ratio: float) -> Row:
     for name in names:
         axes = [axis for axis in network.axes.get(name) or () if (axis.size or 0) > 1]
         count = elements(network, name)
-        if not axes or name not in network.scored:
+        if not axes:
             continue
         held = [axis for axis in axes if not any(free(dim) for dim in leaves(axis))]
         why = [first_reason(axis, tables.get(name, ())) for axis in held]
@@ -129,7 +137,9 @@ def locked(network: Network, ratio: float) -> Row:
         left = count * math.prod(left_of(axis, fractions) for axis in axes)
         for reason, where in others:
             costs[reason, where] += ratio * left / total
-        if len(held) < len(axes):
+        if any(free(dim) and dim not in grouped for axis in axes for dim in leaves(axis)):
+            costs["nothing that carries importance has this axis", name] += ratio * left / total
+        if len(held) < len(axes) or name not in network.scored:
             continue
         shares["other" if others else "interface"] += count / total
         if others:
@@ -212,6 +222,7 @@ def kind(proto: ModelProto) -> str:
 def attends(nodes: list[NodeProto], producers: dict[str, NodeProto]) -> bool:
     """A softmax whose result is multiplied with what was computed, not with a weight."""
     through = {"Cast", "Dropout", "Where", "Mul", "Identity", "Reshape", "Transpose", "Add", "Div"}
+    through |= {"Slice"}  # of the sinks that some decoders add
     for node in nodes:
         if node.op_type not in ("MatMul", "Einsum") or len(node.input) < 2:
             continue
@@ -257,12 +268,12 @@ def lines(text: str) -> Iterator[str]:
 
 
 def main() -> None:
-    path, ratio, gigabytes = sys.argv[1:]
+    path, ratio, gigabytes, shapes = sys.argv[1:]
     limit = int(float(gigabytes) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     row: Row
     try:
-        row = measure(Path(path), float(ratio))
+        row = measure(Path(path), float(ratio), json.loads(shapes))
     except Exception as error:  # a crash is a row, and not an end
         import traceback
 
