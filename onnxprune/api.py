@@ -19,6 +19,7 @@ from .comparison import Comparison
 from .comparison import compare as compare_models
 from .coverage import coverage as coverage
 from .errors import CheckFailed, NotPrunable, UsageError
+from .evaluation import check_drop
 from .evaluation import evaluate as evaluate_models
 from .exactness import exact_dims
 from .filters import Filter
@@ -108,6 +109,8 @@ def prune(
     verify: bool = True,
     benchmark: bool = True,
     eval: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -131,7 +134,11 @@ def prune(
         threads: for checks and measurements.
         verify: check the result and make both certificates.
         benchmark: measure latency before and after.
-        eval: `FILE.npz[:labels]`, to report accuracy before and after.
+        eval: `FILE.npz[:labels]` or `module:function`, to report accuracy before and after; see
+            `evaluation.evaluate`.
+        metric: which metric of `eval` counts; the labels decide without it.
+        max_drop: the most that may be lost, in points of the metric (of agreement, where there are
+            no labels): where more is, CheckFailed is raised.
         seed: of the random inputs and permutations in the checks.
         progress: called with a word on each stage.
 
@@ -150,6 +157,8 @@ def prune(
         verified=verify,
         timed=benchmark,
         evaluated=eval,
+        metric=metric,
+        max_drop=max_drop,
         seed=seed,
     )
 
@@ -188,6 +197,8 @@ def apply(
     verify: bool = True,
     benchmark: bool = False,
     eval: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -203,6 +214,8 @@ def apply(
         verified=verify,
         timed=benchmark,
         evaluated=eval,
+        metric=metric,
+        max_drop=max_drop,
         seed=seed,
     )
 
@@ -364,12 +377,16 @@ class _Work:
         verified: bool,
         timed: bool,
         evaluated: str | None,
+        metric: str | None,
+        max_drop: float | None,
         seed: int,
     ) -> Result:
         """Rewrite the model, check it, measure it."""
         model, network = self.model, self.network
         if threads < 1:
             raise UsageError(f"{threads} threads")
+        if max_drop is not None and not evaluated:
+            raise UsageError("--max-drop needs --eval: data to measure the drop on")
         choice = choice_of(made, network, self.groups)
         with self._stage("rewrite"):
             pruned = rewrite(network, choice)
@@ -386,6 +403,12 @@ class _Work:
             file = model.path or model.proto
             report.before = count(file, shapes, loaded=model.proto, without=model.copies)
             report.after = count(pruned, shapes)
+        if evaluated:
+            with self._stage("evaluate"):
+                report.evaluation = evaluate_models(
+                    model.proto, pruned, evaluated, model.base_dir, threads, metric
+                )
+            check_drop(report.evaluation, max_drop)
         if timed:
             with self._stage("benchmark"):
                 report.latency = benchmark_models(
@@ -395,11 +418,6 @@ class _Work:
                     input_shapes=shapes,
                     seed=seed,
                     base_dir=model.base_dir,
-                )
-        if evaluated:
-            with self._stage("evaluate"):
-                report.evaluation = evaluate_models(
-                    model.proto, pruned, evaluated, model.base_dir, threads
                 )
         report.timings = self.timings
         return Result(made, report, network, pruned, verified)

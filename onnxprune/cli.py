@@ -22,6 +22,7 @@ from rich.console import Console
 from . import api, display, saving
 from .errors import OnnxPruneError, UsageError
 from .importance import CRITERIA, NORMALIZERS, REDUCTIONS
+from .metrics import METRICS
 from .plans import Plan
 from .tables import ROLES, operator_name, with_user_rules
 from .version import __version__
@@ -219,8 +220,17 @@ _CHECKS = _together(
     click.option(
         "--eval",
         "evaluated",
-        metavar="FILE.npz[:LABELS]",
-        help="Report accuracy before and after on these samples.",
+        metavar="FILE.npz[:LABELS]|MODULE:FUNCTION",
+        help="Report accuracy before and after, on samples or by a function of a session.",
+    ),
+    click.option(
+        "--metric", type=click.Choice(list(METRICS)), help="What --eval counts [by the labels]."
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        metavar="POINTS",
+        help="Fail, and write nothing, where --eval loses more than this.",
     ),
     _COMMON,
 )
@@ -265,6 +275,8 @@ def prune(
     no_verify: bool,
     no_benchmark: bool,
     evaluated: str | None,
+    metric: str | None,
+    max_drop: float | None,
     as_json: bool,
     plan_out: Path | None,
     **choice: Any,
@@ -283,6 +295,8 @@ def prune(
             verify=not no_verify,
             benchmark=not no_benchmark,
             eval=evaluated,
+            metric=metric,
+            max_drop=max_drop,
             progress=progress,
         )
         # Both files or neither: what can't be written shows before anything is in its place.
@@ -348,6 +362,8 @@ def apply(
     no_verify: bool,
     no_benchmark: bool,
     evaluated: str | None,
+    metric: str | None,
+    max_drop: float | None,
     as_json: bool,
     rules: Sequence[str],
 ) -> None:
@@ -366,6 +382,8 @@ def apply(
             verify=not no_verify,
             benchmark=not no_benchmark,
             eval=evaluated,
+            metric=metric,
+            max_drop=max_drop,
             progress=progress,
         )
         result.save(output, force=force)

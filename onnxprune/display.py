@@ -15,6 +15,7 @@ from rich.table import Table
 from .certify import Certificate
 from .comparison import Comparison
 from .coverage import Coverage
+from .evaluation import Evaluation
 from .inspection import Inspection
 from .latency import Benchmark, Latency
 from .plans import Plan
@@ -87,15 +88,7 @@ def show_report(console: Console, report: Report) -> None:
         )
         rows.add_row("latency, p90", milliseconds(first.p90), milliseconds(second.p90), "")
     if report.evaluation:
-        found = report.evaluation
-        if found.before is not None and found.after is not None:
-            rows.add_row(
-                f"top-1 of {found.samples}",
-                percent(found.before),
-                percent(found.after),
-                f"{100 * (found.after - found.before):+.1f} points",
-            )
-        rows.add_row("agreement", "", percent(found.agreement), "")
+        _evaluation(rows, report.evaluation)
     console.print(rows)
     pruned = [group for group in report.groups if group.kept < group.size]
     exact = sum(group.kind == "exact" for group in pruned)
@@ -131,6 +124,22 @@ def _speedup(found: Benchmark) -> str:
     if found.interval:
         text += f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
     return text
+
+
+def _evaluation(rows: Table, found: Evaluation) -> None:
+    of = f" of {found.samples:,}" if found.samples else ""
+    metrics = dict(found.others)
+    if found.metric and found.before is not None and found.after is not None:
+        metrics = {found.metric: (found.before, found.after), **metrics}
+    for name, (before, after) in metrics.items():
+        shares = max(abs(before), abs(after)) <= 1
+        change = f"{100 * (after - before):+.1f} points" if shares else f"{after - before:+.4g}"
+        shown = [percent(x) if shares else f"{x:.4g}" for x in (before, after)]
+        rows.add_row(f"{name}{of}", *shown, change)
+    if found.agreement is not None:
+        rows.add_row("agreement", "", percent(found.agreement), "")
+    if found.metric is None and found.relative_error is not None:
+        rows.add_row("outputs' relative error", "", f"{found.relative_error:.2g}", "")
 
 
 def _certificate(found: Certificate) -> str:
