@@ -1,0 +1,381 @@
+"""The facts of every tensor of a network: one walk over its nodes, a short rule for each kind.
+
+An operator that no rule knows leaves nothing known of its outputs, which is never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import NodeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from ..axes import Axis, Dim, leaves, occurrences
+from ..model import Array, attributes
+from ..network import Network
+from .contraction import Contraction, contraction
+from .facts import Facts, Floats, alike, pairs, products
+
+#: They put slices elsewhere, take from them, or average over other axes: what commutes with a
+#: factor, and gives nothing that is not within the slice's bounds.
+_MOVING = {
+    *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile"),
+    *("Split", "Slice", "Concat", "Gather", "DepthToSpace", "SpaceToDepth", "Dropout"),
+    *("MaxPool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin"),
+}
+#: Moving, with zeros that may come in from a border.
+_BORDERED = {"AveragePool", "Pad", "Resize", "Upsample", "Trilu"}
+#: They commute with positive factors only: the largest of -x is not that of x.
+_POSITIVE = {
+    *("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"),
+    *("Relu", "LeakyRelu", "ThresholdedRelu"),
+}
+_MONOTONE = {
+    *("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Erf", "Softsign", "Atan"),
+    *("Elu", "Celu", "Selu", "Softplus", "Exp", "Sqrt", "Floor", "Ceil", "Sinh"),
+}
+_OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round", "Sign", "Cosh"}
+
+
+class Walk:
+    """Facts by tensor and dim; `facts(name, dim)` gives what is known."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.known: dict[tuple[str, Dim], Facts] = {}
+        self.values: dict[str, Array | None] = {}
+
+    def run(self) -> Walk:
+        for record in self.network.records:
+            node = record.node
+            if node.domain not in ("", "ai.onnx") and node.op_type != "FusedConv":
+                continue
+            rule = self._rule(node)
+            if rule is not None:
+                with np.errstate(all="ignore"):
+                    rule(node)
+        return self
+
+    def facts(self, name: str, dim: Dim) -> Facts:
+        """What is known of a tensor along a dim; constants are looked into."""
+        key = (name, dim)
+        if key not in self.known:
+            value = self.value(name)
+            rows = None if value is None else self.rows(name, dim)
+            self.known[key] = _of_rows(rows) if rows is not None else Facts.unknown(dim.size or 0)
+        return self.known[key]
+
+    def value(self, name: str) -> Array | None:
+        """The value of a constant of floats."""
+        if name not in self.values:
+            found = None
+            if name in self.network.model.constants:
+                read = self.network.model.read(name)
+                found = read if read.dtype.kind == "f" else None
+            self.values[name] = found
+        return self.values[name]
+
+    def dims(self, name: str) -> list[Dim]:
+        """The dims of a tensor that have a known size."""
+        found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
+        return [dim for dim in dict.fromkeys(found) if dim.size and dim.size > 1]
+
+    def rows(self, name: str, dim: Dim, axis: int | None = None) -> Floats | None:
+        """A constant as `[dim.size, rest]`; see the function of this name."""
+        value = self.value(name)
+        if value is None:
+            return None
+        return rows(value, self.network.axes.get(name) or [], dim, axis)
+
+    def bounds(self, name: str, axis: int) -> tuple[Floats, Floats]:
+        """Bounds of the slices of a tensor at each position of one of its axes."""
+        (whole,) = self.network.axes[name][axis : axis + 1]  # type: ignore[index]
+        low = np.full(whole.size or 0, -np.inf)
+        high = np.full(whole.size or 0, np.inf)
+        for dim, positions, channels in occurrences(whole):
+            if dim.size and dim.size > 1:
+                facts = self.facts(name, dim)
+                low[positions] = np.maximum(low[positions], facts.low[channels])
+                high[positions] = np.minimum(high[positions], facts.high[channels])
+        return low, high
+
+    # -- kinds of operators ----------------------------------------------------------------------
+
+    def _rule(self, node: NodeProto) -> Callable[[NodeProto], None] | None:
+        kind = node.op_type
+        if kind in _MOVING or kind in _BORDERED:
+            return self._moved
+        if kind in _MONOTONE or kind in _OTHER_UNARY:
+            return self._unary
+        if kind in ("Add", "Sub", "Mul", "Div"):
+            return self._binary
+        if kind == "BatchNormalization":
+            return self._batch_norm
+        if kind == "PRelu":
+            return self._prelu
+        return self._contracted if contraction(self.network, node) else None
+
+    def _moved(self, node: NodeProto) -> None:
+        operands = [name for name in node.input if name and self.network.axes.get(name)]
+        zero = node.op_type in _BORDERED
+        for output in filter(None, node.output):
+            for dim in self.dims(output):
+                having = [name for name in operands if dim in self.dims(name)]
+                if not having or not self.plain(output, dim):
+                    continue
+                facts = self.facts(having[0], dim)
+                for name in having[1:]:
+                    other = self.facts(name, dim)
+                    label, scale = pairs(facts, other)
+                    low, high = np.minimum(facts.low, other.low), np.maximum(facts.high, other.high)
+                    facts = Facts(label, scale, low, high)
+                if node.op_type in _POSITIVE:
+                    facts = facts.signed()
+                if zero and node.op_type == "Pad" and not _pads_zero(self, node):
+                    continue
+                if zero:
+                    low, high = np.minimum(facts.low, 0), np.maximum(facts.high, 0)
+                    facts = Facts(facts.label, facts.scale, low, high)
+                self.known[output, dim] = facts
+
+    def _unary(self, node: NodeProto) -> None:
+        source, output = node.input[0], node.output[0]
+        linear = node.op_type == "Neg"
+        for dim in self.dims(output):
+            facts = self.facts(source, dim)
+            low, high = self._mapped(node, facts)
+            if node.op_type in _POSITIVE:
+                facts = facts.signed()
+            elif not linear:
+                facts = facts.unscaled()
+            self.known[output, dim] = facts.bounded(low, high)
+
+    def _mapped(self, node: NodeProto, facts: Facts) -> tuple[Floats, Floats]:
+        """The bounds of f(x): f at both ends where it is monotone, else only of constants."""
+        ends = np.stack([facts.low, facts.high])
+        if node.op_type not in _MONOTONE:
+            ends = np.where(facts.constant, ends, np.nan)
+        try:
+            low, high = _evaluate(self, node, ends)
+        except Exception:  # an operator that ONNX's evaluator lacks: nothing is known
+            return np.full(ends.shape[1], -np.inf), np.full(ends.shape[1], np.inf)
+        return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+
+    def _binary(self, node: NodeProto) -> None:
+        a, b = node.input[:2]
+        output = node.output[0]
+        for dim in self.dims(output):
+            if not self.plain(output, dim):
+                continue
+            both = [self._operand(name, dim) for name in (a, b)]
+            if both[0] is None and both[1] is None:
+                continue
+            x, y = (Facts.unknown(dim.size or 0) if f is None else f for f in both)
+            self.known[output, dim] = _combined(node.op_type, x, y)
+
+    def _operand(self, name: str, dim: Dim) -> Facts | None:
+        """Facts of an operand along a dim of the result; the same for all where it lacks the dim.
+
+        A value that is the same at every index is alike to itself, and constant if it is a scalar.
+        """
+        n = dim.size or 0
+        if dim in self.dims(name):
+            return self.facts(name, dim)
+        value = self.value(name)
+        if value is not None and value.size:
+            low, high = np.full(n, value.min(), float), np.full(n, value.max(), float)
+        else:
+            low, high = np.full(n, -np.inf), np.full(n, np.inf)
+        one = Facts.unknown(1)
+        return Facts(np.repeat(one.label, n), np.ones(n), low, high).bounded(low, high)
+
+    def _batch_norm(self, node: NodeProto) -> None:
+        if len([name for name in node.output if name]) > 1:
+            return
+        x, output = node.input[0], node.output[0]
+        parts = [self.value(name) for name in node.input[1:5]]
+        if any(part is None for part in parts):
+            return
+        scale, bias, mean, var = (np.asarray(part, np.float64) for part in parts)
+        factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
+        offset = bias - mean * factor
+        axes = self.network.axes.get(node.input[1]) or []
+        for dim in self.dims(output):
+            if not self.plain(output, dim):
+                continue
+            first, second = rows(factor, axes, dim), rows(offset, axes, dim)
+            if first is None or second is None:
+                continue
+            facts = self.facts(x, dim)
+            label, by = alike(np.hstack([first * facts.scale[:, None], second]), facts.label)
+            ends = np.stack([first * facts.low[:, None], first * facts.high[:, None]])
+            ends = np.where(first == 0, 0, ends) + second
+            low, high = ends.min(axis=(0, 2)), ends.max(axis=(0, 2))
+            self.known[output, dim] = Facts(label, by, low, high).bounded(low, high)
+
+    def _prelu(self, node: NodeProto) -> None:
+        x, slope = node.input[:2]
+        for dim in self.dims(node.output[0]):
+            if dim in self.dims(slope) or not self.plain(node.output[0], dim):
+                continue
+            facts = self.facts(x, dim).signed()
+            low = np.where(facts.low >= 0, facts.low, -np.inf)
+            high = np.where(facts.low >= 0, facts.high, np.inf)
+            self.known[node.output[0], dim] = facts.bounded(low, high)
+
+    def _contracted(self, node: NodeProto) -> None:
+        found = contraction(self.network, node)
+        assert found is not None
+        output = node.output[0]
+        low, high = self._product_bounds(found)
+        for dim in self.dims(output):
+            if not self.plain(output, dim):
+                continue
+            facts = self._product(found, dim)
+            if facts is None:
+                continue
+            channels = _extremes(self.network.axes[output] or [], found.out_axis, dim, low, high)
+            self.known[output, dim] = facts.bounded(*channels) if channels else facts
+
+    def _product(self, found: Contraction, dim: Dim) -> Facts | None:
+        """Labels and scales of a product with a weight, along a dim of its output."""
+        through = dim in self.dims(found.data) and dim not in found.summed
+        weight = self.rows(found.weight, dim, None if through else found.order[0])
+        bias = self.rows(found.bias, dim) if found.bias else None
+        if found.bias and bias is None and weight is not None:
+            return None  # a bias that is not a constant, or lies otherwise
+        n = dim.size or 0
+        unbounded = np.full(n, -np.inf), np.full(n, np.inf)
+        if not through:
+            if weight is None:
+                return None
+            whole = weight if bias is None else np.hstack([weight, bias])
+            return Facts(*alike(whole), *unbounded)
+        facts = self.facts(found.data, dim)
+        if weight is None:
+            facts = Facts(facts.label, facts.scale, *unbounded)
+            return facts.unscaled() if found.bias else facts
+        whole = weight * facts.scale[:, None]
+        whole = whole if bias is None else np.hstack([whole, bias])
+        return Facts(*alike(whole, facts.label), *unbounded)
+
+    def _product_bounds(self, found: Contraction) -> tuple[Floats, Floats]:
+        """Bounds of a product at each position of its output's axis, by interval arithmetic."""
+        value = self.value(found.weight)
+        assert value is not None
+        low, high = self.bounds(found.data, found.in_axis)
+        if found.padded:
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+        bottom, top = found.interval(value.astype(np.float64), low, high)
+        bias = self.value(found.bias) if found.bias else None
+        if found.bias and (bias is None or bias.size != len(bottom)):
+            return np.full(len(bottom), -np.inf), np.full(len(bottom), np.inf)
+        added = 0.0 if bias is None else bias.astype(np.float64).ravel()
+        return bottom + added, top + added
+
+    def plain(self, name: str, dim: Dim) -> bool:
+        """True where the dim is on one axis of the tensor only."""
+        axes = self.network.axes.get(name) or []
+        return sum(dim in set(leaves(axis)) for axis in axes) == 1
+
+
+def rows(value: Array, axes: Sequence[Axis], dim: Dim, axis: int | None = None) -> Floats | None:
+    """`value` as `[dim.size, rest]`, along the axis that is named, or the only one with the dim.
+
+    None where the dim is not there, or on several axes and none is named.
+    """
+    on = [i for i, each in enumerate(axes) if dim in set(leaves(each)) and axis in (None, i)]
+    if len(on) != 1:
+        return None
+    found = [(p, c) for each, p, c in occurrences(axes[on[0]]) if each is dim]
+    positions = np.concatenate([p for p, _ in found])
+    channels = np.concatenate([c for _, c in found])
+    order = positions[np.argsort(channels, kind="stable")]
+    moved = np.moveaxis(value, on[0], 0)[order]
+    matrix: Floats = moved.reshape(dim.size or 0, -1).astype(np.float64)
+    return matrix
+
+
+def _of_rows(found: Floats) -> Facts:
+    label, scale = alike(found)
+    low, high = found.min(axis=1), found.max(axis=1)
+    return Facts(label, scale, low, high).bounded(low, high)
+
+
+def _combined(kind: str, x: Facts, y: Facts) -> Facts:
+    if kind in ("Add", "Sub"):
+        if kind == "Sub":
+            y = Facts(y.label, -y.scale, -y.high, -y.low)
+        low, high = x.low + y.low, x.high + y.high
+        facts = Facts(*pairs(x, y), low, high)
+    else:
+        if kind == "Div":
+            if not y.constant.all() or not y.low.all():
+                return Facts.unknown(len(x.label))
+            y = Facts(y.label, 1 / y.scale, 1 / y.low, 1 / y.low)
+        ends = np.stack([p * q for p in (x.low, x.high) for q in (y.low, y.high)])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        for each in (x, y):  # nothing times anything is nothing
+            none = each.constant & (each.low == 0)
+            low, high = np.where(none, 0, low), np.where(none, 0, high)
+        facts = Facts(*products(x, y), low, high)
+    low = np.where(np.isnan(low), -np.inf, low)
+    high = np.where(np.isnan(high), np.inf, high)
+    return facts.bounded(low, high)
+
+
+def _extremes(
+    axes: Sequence[Axis], axis: int, dim: Dim, low: Floats, high: Floats
+) -> tuple[Floats, Floats] | None:
+    """Bounds by position of an axis, as bounds by channel of a dim of it."""
+    found = [(p, c) for each, p, c in occurrences(axes[axis]) if each is dim]
+    if not found:
+        return None
+    n = dim.size or 0
+    bottom, top = np.full(n, np.inf), np.full(n, -np.inf)
+    for positions, channels in found:
+        np.minimum.at(bottom, channels, low[positions])
+        np.maximum.at(top, channels, high[positions])
+    return bottom, top
+
+
+def _pads_zero(walk: Walk, node: NodeProto) -> bool:
+    given = attributes(node)
+    if given.get("mode", b"constant") != b"constant":
+        return True  # reflected, repeated: values of the slice itself
+    value = given.get("value", 0.0)
+    if len(node.input) > 2 and node.input[2]:
+        read = walk.network.value_of(node.input[2])
+        return read is not None and not np.any(read)
+    return not value
+
+
+def _evaluate(walk: Walk, node: NodeProto, ends: Floats) -> Floats:
+    """A unary operator at the ends of bounds, `[2, n]`, by ONNX's reference evaluator."""
+    feeds: dict[str, Array] = {"x": ends.astype(np.float32)}
+    names = ["x"]
+    for i, name in enumerate(node.input[1:], 1):
+        value = walk.network.value_of(name) if name else None
+        if name and value is None:
+            raise ValueError(f"{name} is computed at run time")
+        names.append(f"x{i}" if name else "")
+        if name and value is not None:
+            feeds[f"x{i}"] = value
+    one = NodeProto()
+    one.CopyFrom(node)
+    del one.input[:], one.output[:]
+    one.input.extend(names)
+    one.output.append("y")
+    kinds = [
+        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), list(v.shape))
+        for k, v in feeds.items()
+    ]
+    result = helper.make_tensor_value_info("y", 1, list(ends.shape))
+    opset = helper.make_opsetid("", walk.network.model.opset)
+    model = helper.make_model(
+        helper.make_graph([one], "one", kinds, [result]), opset_imports=[opset], ir_version=8
+    )
+    (found,) = ReferenceEvaluator(model).run(None, feeds)
+    evaluated: Floats = np.asarray(found, dtype=np.float64)
+    return evaluated
