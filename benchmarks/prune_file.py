@@ -50,7 +50,8 @@ _COPY = dict(
 
 _PRUNE = dict(
     imports="import onnxprune",
-    work="result = onnxprune.prune({source!r}, ratio={ratio}, verify=False, benchmark=False)\n"
+    work="result = onnxprune.prune({source!r}, ratio={ratio}, round_to=1, verify=False,"
+    " benchmark=False)\n"
     "result.save({target!r}, force=True)",
     details=", left=result.report.after.parameters / result.report.before.parameters,"
     " timings=result.report.timings",

@@ -3,11 +3,12 @@
     python benchmarks/zoo.py export|prune|report|list [--only GLOB ...] [--shard i/n] [--cache DIR]
 
 *export* writes each architecture, with random weights and random normalisation statistics, through
-both PyTorch exporters, with static and with dynamic shapes; *prune* prunes what was exported, at
-ratio 0.5 and without benchmarking; *report* prints a table. Everything is cached and journalled in
-the cache folder: each command skips what is done, can be stopped at any time, and can run in shards
-beside itself. Exporting needs the packages of tox's environment `zoo`; pruning and reporting need
-none of them. The catalogue is `zoo/catalogue.py`, a line for each model.
+both PyTorch exporters, with static and with dynamic shapes (large ones in fewer ways); *prune*
+prunes what was exported, at ratio 0.5 and without benchmarking; *report* prints a table. Everything
+is cached and journalled in the cache folder: each command skips what is done, can be stopped at any
+time, and can run in shards beside itself. Exporting needs the packages of tox's environment `zoo`;
+pruning and reporting need none of them. The catalogue is `zoo/catalogue.py`, a line for each model;
+what has another line there than it was exported from is exported anew.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def main() -> int:
         if options.command == "list":
             exporting.show(options.only, options.shard)
             return 0
-        variants = options.variants
-        retry = options.again != "none"
-        exporting.export_all(cache, options.only, options.shard, variants, **limits, retry=retry)
+        exporting.export_all(
+            cache, options.only, options.shard, options.variants, **limits, again=options.again
+        )
     elif options.command == "prune":
         from benchmarks.zoo import pruning
 

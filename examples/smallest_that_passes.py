@@ -11,7 +11,7 @@ MODEL, DATA = "models/digits_cnn.onnx", "models/digits_test.npz"
 
 best = None
 for percent in range(10, 100, 10):
-    result = onnxprune.prune(MODEL, ratio=percent / 100, eval=DATA, benchmark=False)
+    result = onnxprune.prune(MODEL, ratio=percent / 100, round_to=1, eval=DATA, benchmark=False)
     found = result.report.evaluation
     assert found is not None
     print(f"ratio {percent} %: top-1 {found.after:.1%}, agreement {found.agreement:.1%}")

@@ -14,17 +14,21 @@ from typing import Any
 from onnx import ModelProto
 
 from . import saving
+from .axes import Choice, Rows, kept_size
+from .budgets import Budget, read_numbers
+from .calibration import CalibrationData
 from .certify import certify, permutation
 from .comparison import Comparison
 from .comparison import compare as compare_models
 from .coverage import coverage as coverage
+from .criteria import CriterionLike
 from .errors import CheckFailed, NotPrunable, UsageError
 from .evaluation import check_drop
 from .evaluation import evaluate as evaluate_models
 from .exactness import exact_dims
 from .filters import Filter
 from .groups import Group, find_groups, free_dims
-from .importance import Importance
+from .importance import Importance, Scores
 from .infer import infer
 from .inspection import Inspection, look_into, share_left
 from .latency import Benchmark
@@ -33,17 +37,23 @@ from .loading import ModelLike, load, readable
 from .measure import count
 from .model import graphs, node_name
 from .network import Network
+from .pace import not_slower
+from .planning import Planner
 from .plans import Plan, choice_of, make_plan
-from .report import GroupResult, Report
-from .rewrite import Choice, rewrite
+from .preprocess import Preprocess, preprocess_of
+from .rebuilding import Rebuilder
+from .reconstruction import Outcome
+from .report import GroupResult, Report, target_result
+from .rewrite import rewrite
 from .runtime import FoundInputs, find_inputs
-from .selection import Budget, select
 from .tables import Rule, operator_name, with_user_rules
 from .verify import check_file, checks_out, verify
 from .version import __version__
 
 Shapes = Mapping[str, Sequence[int]]
 Progress = Callable[[str], None]
+#: Refits the model that a choice leaves.
+Rebuilt = Callable[[Choice], Outcome]
 
 
 @dataclass
@@ -92,17 +102,26 @@ class Result:
 def prune(
     model_or_path: ModelLike,
     *,
-    ratio: float = 0.5,
+    ratio: float | None = None,
+    target: str | None = None,
     scope: str = "local",
-    criterion: str = "group-l2",
+    ratios: Mapping[str, float] | str | Path | None = None,
+    sensitivity: Mapping[str, float] | str | Path | None = None,
+    criterion: CriterionLike = "group-l2",
     reduction: str = "mean",
-    normalizer: str = "mean",
-    round_to: int = 1,
+    normalizer: str = "auto",
+    calibration: Any = None,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    calibration_samples: int | None = 1024,
+    reconstruct: bool = False,
+    round_to: int | str | None = None,
+    steps: int = 1,
     max_ratio: float = 1.0,
     exact_only: bool = False,
     only: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    common_choice: bool = False,
     input_shapes: Shapes | None = None,
     rules: Sequence[str | Path] = (),
     threads: int = 1,
@@ -118,17 +137,37 @@ def prune(
 
     Args:
         model_or_path: a ModelProto (left as it is), a graphsurgeon Graph, or a path.
-        ratio: the share of channels to remove, in (0, 1): 0.5 keeps half of each group.
-        scope: `local` takes the ratio from each group, `global` from all channels together.
-        criterion: how channels are scored, see `importance`.
+        ratio: the share of channels to remove, in (0, 1): 0.5 (the default) keeps half of each
+            group.
+        target: what the model may cost, instead of a ratio: `macs=0.5` (the share kept),
+            `params=0.4`, `bytes=20MB`, `latency=0.5`, `latency=8ms`, `speedup=2`. Met within 2 %
+            (time: 5 %), else CheckFailed.
+        scope: `local` takes the ratio from each group, `global` from all channels together,
+            `isomorphic` from all of those groups together that have the same structure.
+        ratios: `{glob: ratio}` of single groups, or a TOML or JSON file of them.
+        sensitivity: `{glob: factor}` of single groups' scores, or a file of them.
+        criterion: how channels are scored: a name (see `criteria`), or any callable
+            `(group, weights) -> scores`, `[group.cells]` (see `weights.Weights`).
         reduction: how a group's members become one score: mean, sum, max, prod, first.
-        normalizer: none, mean, max, sum, standardize, gaussian.
-        round_to: widths are left in multiples of this, and never below it.
+        normalizer: none, mean, max, sum, standardize, gaussian; auto is the criterion's own.
+        calibration: inputs for the criteria that look at activations: a path, arrays, an iterable,
+            or `synthetic` (see `calibration`).
+        preprocess: what is done to images among them (see `preprocess`).
+        calibration_samples: the most to use of them; None for all.
+        reconstruct: refit what reads the removed channels, by least squares on the calibration
+            data, so that outputs stay; widths are chosen by what refitting can't mend (the
+            criterion only sets what the model costs).
+        round_to: widths are left in multiples of this, and never below it; None is 16 for
+            convolutions and 8 for matrix products (a group of fewer than four such steps takes a
+            smaller power of two), `auto` widths that are fast as measured in onnxruntime.
+        steps: prune in so many stages, with scores computed anew in between.
         max_ratio: the largest share that one group may lose.
         exact_only: leave alone the groups in which removing is not the same as masking.
         only: roles to prune: heads, head-dim, ffn, hidden, channels.
         include, exclude: globs over names of nodes and initializers. An excluded layer keeps its
             inputs and its outputs.
+        common_choice: remove the same channels from all heads of an attention and all groups of a
+            convolution, where each could keep others.
         input_shapes: `{input: [d, ...]}` for dynamic dims, in checks and measurements.
         rules: TOML files with rules for more operators.
         threads: for checks and measurements.
@@ -145,46 +184,93 @@ def prune(
     Raises:
         UsageError, NotPrunable, UnsupportedModel, BrokenModel, CheckFailed: see `errors`.
     """
-    budget = Budget(ratio, scope, round_to, max_ratio)
-    chooser = Filter(_several(only), exact_only, _several(include), _several(exclude))
-    importance = Importance(criterion, reduction, normalizer)
-    work = _Work(model_or_path, rules, progress)
-    made = work.plan(budget, chooser, importance)
-    return work.carry_out(
-        made,
-        input_shapes=input_shapes,
-        threads=threads,
-        verified=verify,
-        timed=benchmark,
-        evaluated=eval,
-        metric=metric,
-        max_drop=max_drop,
-        seed=seed,
+    budget = Budget(
+        ratio,
+        scope,
+        round_to,
+        max_ratio,
+        target,
+        read_numbers(ratios, "ratios"),
+        read_numbers(sensitivity, "sensitivity"),
+        steps,
     )
+    chooser = Filter(
+        _several(only), exact_only, _several(include), _several(exclude), common_choice
+    )
+    data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+    importance = Importance(criterion, reduction, normalizer, data)
+    work = _Work(model_or_path, rules, progress)
+    planner = work.planner(budget, chooser, importance, input_shapes, threads, seed)
+
+    def carried_out(made: Plan, rebuilt: Rebuilt | None = None) -> Result:
+        return work.carry_out(
+            made,
+            rebuilt=rebuilt,
+            input_shapes=input_shapes,
+            threads=threads,
+            verified=verify,
+            timed=benchmark,
+            evaluated=eval,
+            metric=metric,
+            max_drop=max_drop,
+            seed=seed,
+        )
+
+    if reconstruct:
+        rebuilder = Rebuilder.of(data, threads, seed, progress)
+        made, outcome = work.rebuilt(planner, rebuilder)
+        result = carried_out(made, lambda _: outcome)
+        result.report.notes += planner.notes
+        result.report.target = target_result(budget.goal, result.report)
+        return result
+    return _paced(work, planner, carried_out)
 
 
 def plan(
     model_or_path: ModelLike,
     *,
-    ratio: float = 0.5,
+    ratio: float | None = None,
+    target: str | None = None,
     scope: str = "local",
-    criterion: str = "group-l2",
+    ratios: Mapping[str, float] | str | Path | None = None,
+    sensitivity: Mapping[str, float] | str | Path | None = None,
+    criterion: CriterionLike = "group-l2",
     reduction: str = "mean",
-    normalizer: str = "mean",
-    round_to: int = 1,
+    normalizer: str = "auto",
+    calibration: Any = None,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    calibration_samples: int | None = 1024,
+    round_to: int | str | None = None,
+    steps: int = 1,
     max_ratio: float = 1.0,
     exact_only: bool = False,
     only: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    common_choice: bool = False,
+    input_shapes: Shapes | None = None,
     rules: Sequence[str | Path] = (),
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> Plan:
     """Choose channels, and stop there. The arguments are those of `prune`."""
-    budget = Budget(ratio, scope, round_to, max_ratio)
-    chooser = Filter(_several(only), exact_only, _several(include), _several(exclude))
-    importance = Importance(criterion, reduction, normalizer)
-    return _Work(model_or_path, rules, progress).plan(budget, chooser, importance)
+    budget = Budget(
+        ratio,
+        scope,
+        round_to,
+        max_ratio,
+        target,
+        read_numbers(ratios, "ratios"),
+        read_numbers(sensitivity, "sensitivity"),
+        steps,
+    )
+    chooser = Filter(
+        _several(only), exact_only, _several(include), _several(exclude), common_choice
+    )
+    data = _calibration(calibration, preprocess, calibration_samples, input_shapes)
+    importance = Importance(criterion, reduction, normalizer, data)
+    work = _Work(model_or_path, rules, progress)
+    return work.plan(work.planner(budget, chooser, importance, input_shapes, threads))
 
 
 def apply(
@@ -192,6 +278,10 @@ def apply(
     plan: Plan | str | Path,
     *,
     input_shapes: Shapes | None = None,
+    calibration: Any = None,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    calibration_samples: int | None = 1024,
+    reconstruct: bool = False,
     rules: Sequence[str | Path] = (),
     threads: int = 1,
     verify: bool = True,
@@ -207,8 +297,18 @@ def apply(
     Raises PlanMismatch where it does not fit; else as `prune`.
     """
     made = plan if isinstance(plan, Plan) else Plan.load(plan)
-    return _Work(model_or_path, rules, progress).carry_out(
+    work = _Work(model_or_path, rules, progress)
+    rebuilt = None
+    if reconstruct:
+        data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+        rebuilder = Rebuilder.of(data, threads, seed, progress)
+
+        def rebuilt(choice: Choice) -> Outcome:
+            return rebuilder.refit(work.network, choice)
+
+    return work.carry_out(
         made,
+        rebuilt=rebuilt,
         input_shapes=input_shapes,
         threads=threads,
         verified=verify,
@@ -225,7 +325,8 @@ def permute(
 ) -> ModelProto:
     """A twin of the model: every dim that is not pinned permuted at random, the same function."""
     work = _Work(model_or_path, rules, None)
-    twin = rewrite(work.network, permutation(free_dims(work.network), seed))
+    outer = {group.dim: group.outer for group in work.groups if group.outer is not None}
+    twin = rewrite(work.network, permutation(free_dims(work.network), seed, outer))
     saving.inline_all(twin, work.network.model.base_dir)
     return twin
 
@@ -291,12 +392,91 @@ def _several(given: Sequence[Any] | str | Path) -> tuple[Any, ...]:
     return (given,) if isinstance(given, (str, Path)) else tuple(given)
 
 
+def _calibration(
+    source: Any,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None,
+    samples: int | None,
+    shapes: Shapes | None = None,
+    seed: int = 0,
+) -> CalibrationData | None:
+    """What a user says of calibration data, or None where that is nothing."""
+    if source is None:
+        if preprocess is not None:
+            raise UsageError("a preprocessing specification is for images: give --calibration, too")
+        return None
+    return CalibrationData(source, preprocess_of(preprocess), samples, shapes, seed)
+
+
 def _runnable(model: ModelLike) -> ModelProto | Path:
     """What the runtime takes: a path is left to it, anything else becomes a ModelProto."""
     if isinstance(model, (str, Path)):
         load(model)  # for its messages: broken and foreign files are named as such
         return Path(model)
     return model if isinstance(model, ModelProto) else load(model).proto
+
+
+def _paced(work: _Work, planner: Planner, carried_out: Callable[[Plan], Result]) -> Result:
+    """Carry out a plan, and again with other widths where what is measured says so.
+
+    A target of time is corrected by the final measurement; anything else that turns out slower
+    than the original gets wider stairs, unless the user said which.
+    """
+    budget = planner.budget
+    goal = budget.goal
+    if goal is not None and goal.measured:
+        correction = 1.0
+        missed = ""
+        for _ in range(_CONFIRMATIONS):
+            result = carried_out(work.plan(planner, correction=correction))
+            result.report.notes += planner.notes
+            result.report.target = found = target_result(goal, result.report)
+            if found is None or found.met:
+                return result
+            correction, missed = 1 / found.off, found.text()
+        raise CheckFailed(f"the target was missed: {missed}")
+
+    def wider(n: int) -> Result | None:
+        try:
+            return carried_out(work.plan(planner, coarser=n))
+        except (CheckFailed, NotPrunable):
+            return None  # no such widths, or none that meet the budget
+
+    fixed = isinstance(budget.round_to, int)
+    first = carried_out(work.plan(planner))
+    result, number, speedup = not_slower(first, _at_best, wider, 0 if fixed else _WIDENINGS)
+    report = result.report
+    report.notes += planner.notes
+    if number:
+        report.notes.append(
+            "the first choice was slower than the original, so widths go in steps"
+            f" {2**number} times as wide"
+        )
+    if speedup is not None and speedup < 1:
+        slower = f"the pruned model is slower than the original ({speedup:.2f} × its speed at best)"
+        if speedup < _MUCH_SLOWER and not fixed:
+            raise CheckFailed(
+                f"{slower} at any width that was tried; --round-to N or --no-benchmark takes it"
+                " nonetheless"
+            )
+        report.notes.append(slower)
+    report.target = target_result(goal, report)
+    if report.target is not None and not report.target.met:
+        raise CheckFailed(f"the target was missed: {report.target.text()}")
+    return result
+
+
+def _at_best(result: Result) -> float | None:
+    """The speedup that the measurement does not rule out, None without a measurement."""
+    latency = result.report.latency
+    return latency.interval[1] if latency is not None and latency.interval is not None else None
+
+
+#: How often a target of time is corrected after the final measurement.
+_CONFIRMATIONS = 3
+#: How often the steps of rounding are doubled where a model turns out slower.
+_WIDENINGS = 3
+#: A model slower than this (of the original's speed, at best) is not given to anybody.
+_MUCH_SLOWER = 0.97
 
 
 class _Work:
@@ -307,6 +487,9 @@ class _Work:
     ) -> None:
         self.progress = progress or (lambda _: None)
         self.timings: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.rules = rules
+        self.options: dict[str, Any] = {}
         self.name = str(source) if isinstance(source, (str, Path)) else "the model"
         with self._stage("load"):
             self.model = load(source)
@@ -326,27 +509,77 @@ class _Work:
             yield
         self.timings[name] = round(time.perf_counter() - start, 4)
 
-    def plan(self, budget: Budget, chooser: Filter, importance: Importance) -> Plan:
-        """Score the groups and choose what is kept of each."""
+    def planner(
+        self,
+        budget: Budget,
+        chooser: Filter,
+        importance: Importance,
+        input_shapes: Shapes | None = None,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> Planner:
+        """Score the groups: what is to be known for choosing."""
+        if threads < 1:
+            raise UsageError(f"{threads} threads")
         groups = chooser.apply(self.network, self.groups)
         if not groups:
             raise NotPrunable(self._why_not(bool(self.groups)))
         with self._stage("score"):
             scores = importance.scores(self.network, groups)
-        with self._stage("select"):
-            kept = select(groups, scores, budget)
-        options = {
+            self.notes = list(importance.notes)
+
+        def rescore(pruned: ModelProto) -> dict[str, Scores]:
+            with self._stage("score again"):
+                later = _Work(pruned, self.rules, None)
+                left = Filter(common_choice=chooser.common_choice, only=chooser.only).apply(
+                    later.network, later.groups
+                )
+                return dict(
+                    zip(
+                        [group.name for group in left],
+                        importance.scores(later.network, left),
+                        strict=True,
+                    )
+                )
+
+        self.options = {
             key: list(value) if isinstance(value, tuple) else value
-            for part in (budget, importance, chooser)
-            for key, value in asdict(part).items()
+            for part in (asdict(budget), importance.options(), asdict(chooser))
+            for key, value in part.items()
         }
-        made = make_plan(self.network, groups, kept, scores, options, __version__)
+        return Planner(
+            self.network,
+            groups,
+            scores,
+            budget,
+            rescore,
+            input_shapes=input_shapes,
+            threads=threads,
+            seed=seed,
+        )
+
+    def plan(self, planner: Planner, *, coarser: int = 0, correction: float = 1.0) -> Plan:
+        """Choose what is kept of each group."""
+        with self._stage("select"):
+            kept = planner.keep(coarser=coarser, correction=correction)
+        made = make_plan(
+            self.network, planner.groups, kept, planner.scores, self.options, __version__
+        )
         if not made.groups:
             raise NotPrunable(
                 "no group loses a channel at this ratio, rounding and bound; use a larger --ratio"
                 " or a smaller --round-to"
             )
         return made
+
+    def rebuilt(self, planner: Planner, rebuilder: Rebuilder) -> tuple[Plan, Outcome]:
+        """Choose what is kept by what reconstruction can't mend; the plan, and what came out."""
+        with self._stage("reconstruct"):
+            kept, outcome = rebuilder.choose(planner)
+        made = make_plan(
+            self.network, planner.groups, kept, planner.scores, self.options, __version__
+        )
+        return made, outcome
 
     def _why_not(self, filtered: bool) -> str:
         if filtered:
@@ -380,8 +613,9 @@ class _Work:
         metric: str | None,
         max_drop: float | None,
         seed: int,
+        rebuilt: Rebuilt | None = None,
     ) -> Result:
-        """Rewrite the model, check it, measure it."""
+        """Rewrite the model, check it, refit it where that is asked for, measure it."""
         model, network = self.model, self.network
         if threads < 1:
             raise UsageError(f"{threads} threads")
@@ -391,6 +625,7 @@ class _Work:
         with self._stage("rewrite"):
             pruned = rewrite(network, choice)
         report = self._report(made, choice)
+        report.notes.extend(self.notes)
         shapes = input_shapes
         if verified or timed:
             with self._stage("find inputs"):
@@ -398,6 +633,14 @@ class _Work:
             shapes = found.shapes
             if verified:
                 self._verify(report, choice, pruned, found, threads, seed)
+        if rebuilt is not None:
+            # The certificates are of the cut; what is refitted has other weights on purpose.
+            with self._stage("refit"):
+                outcome = rebuilt(choice)
+            pruned, report.reconstruction = outcome.model, outcome.to_dict()
+            report.notes.append(outcome.text())
+            if verified:
+                verify(model.proto, pruned, model.base_dir, found, threads)
         with self._stage("count"):
             # The file is not read again: the reference is it, but for the copies in it.
             file = model.path or model.proto
@@ -458,7 +701,7 @@ class _Work:
             )
 
     def _report(self, made: Plan, choice: Choice) -> Report:
-        sizes = {group.dim: len(choice.get(group.dim, range(group.size))) for group in self.groups}
+        sizes = {dim: kept_size(chosen) for dim, chosen in choice.items()}
         found = look_into(self.network, self.groups)
         ratio = made.options.get("ratio")
         return Report(
@@ -470,7 +713,14 @@ class _Work:
             if isinstance(ratio, float) and made.options.get("scope") == "local"
             else None,
             groups=[
-                GroupResult(group.name, group.role, group.size, sizes[group.dim], group.kind)
+                GroupResult(
+                    group.name,
+                    group.role,
+                    group.size,
+                    sizes.get(group.dim, group.size),
+                    group.kind,
+                    group.rows if isinstance(choice.get(group.dim), Rows) else 1,
+                )
                 for group in self.groups
             ],
             pinned={each.reason: each.locked for each in found.pinned},

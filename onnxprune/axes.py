@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import product as combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -406,27 +407,78 @@ def _common_factors(a: Product, b: Product, where: str) -> Iterator[tuple[Axis, 
 # -- evaluating ----------------------------------------------------------------------------------
 
 
-def select(axis: Axis, choice: Mapping[Dim, Index]) -> Index:
+class Rows(NamedTuple):
+    """Kept indices of a dim that are others for each index of `outer`: each head has its own.
+
+    Row h of `indices`, `[outer.size, kept]`, is for index h of `outer`.
+    """
+
+    outer: Dim
+    indices: Index
+
+
+#: What is kept of each dim, or the order its indices are brought into.
+Choice = Mapping[Dim, Index | Rows]
+
+
+def kept_size(chosen: Index | Rows) -> int:
+    """How many indices of a dim are chosen; for `Rows`, in each row."""
+    return int((chosen.indices if isinstance(chosen, Rows) else chosen).shape[-1])
+
+
+def select(axis: Axis, choice: Choice, at: Mapping[Dim, int] | None = None) -> Index:
     """The positions of `axis` that remain, in order, when each dim keeps `choice[dim]`.
 
     A dim that is not in `choice` keeps all of its indices. A `choice` that permutes instead of
-    dropping gives the permuted positions.
+    dropping gives the permuted positions. Of `Rows`, the row is that of the factor `outer` of the
+    same product, or the one that `at` names. Raises KeyError where there is neither.
     """
     axis = resolve(axis)
+    at = at or {}
     if isinstance(axis, Dim):
         chosen = choice.get(axis)
+        if isinstance(chosen, Rows):
+            return np.asarray(chosen.indices[at[chosen.outer]])
         return np.arange(axis.size or 0, dtype=np.int64) if chosen is None else chosen
     if isinstance(axis, Concat):
         offset, runs = 0, []
         for part in axis.parts:
-            runs.append(select(part, choice) + offset)
+            runs.append(select(part, choice, at) + offset)
             offset += part.size or 0
         return np.concatenate(runs)
-    positions = np.zeros(1, dtype=np.int64)
-    for part in axis.parts:
-        inner = select(part, choice)
-        positions = (positions[:, None] * (part.size or 0) + inner[None, :]).ravel()
-    return positions
+    positions = np.zeros((1,) * len(axis.parts), dtype=np.int64)
+    for i, part in enumerate(axis.parts):
+        positions = positions * (part.size or 0) + _factor(axis, i, choice, at)
+    return positions.ravel()
+
+
+def _factor(axis: Product, i: int, choice: Choice, at: Mapping[Dim, int]) -> Index:
+    """The kept positions of factor i, along axis i of an array with one axis for each factor.
+
+    Where they depend on other factors, the array is that wide along those, too: with heads and
+    channels of them, `[heads kept, channels kept]` instead of `[1, channels kept]`.
+    """
+    part = axis.parts[i]
+    outers = {rows.outer for rows in _rows(part, choice)}.difference(at)
+    on = {
+        k: other for k, other in enumerate(axis.parts) if isinstance(other, Dim) and other in outers
+    }
+    kept = [select(outer, choice, at) for outer in on.values()]
+    found = np.stack(
+        [
+            select(part, choice, {**at, **dict(zip(on.values(), each, strict=True))})
+            for each in combinations(*kept)
+        ]
+    ).reshape([*map(len, kept), -1])
+    # One axis for each of `on`, and then that of the factor itself: to where they stand.
+    missing = (1,) * (len(axis.parts) - found.ndim)
+    return np.moveaxis(found.reshape(found.shape + missing), range(found.ndim), [*on, i])
+
+
+def _rows(axis: Axis, choice: Choice) -> list[Rows]:
+    """The choices by row of dims in `axis`."""
+    found = (choice.get(dim) for dim in dict.fromkeys(leaves(axis)))
+    return [each for each in found if isinstance(each, Rows)]
 
 
 def selected_size(axis: Axis, sizes: Mapping[Dim, int]) -> int | None:

@@ -20,10 +20,12 @@ import click
 from rich.console import Console
 
 from . import api, display, saving
+from .criteria import criterion_of, described
 from .errors import OnnxPruneError, UsageError
-from .importance import CRITERIA, NORMALIZERS, REDUCTIONS
+from .importance import NORMALIZERS, REDUCTIONS
 from .metrics import METRICS
 from .plans import Plan
+from .ranking import SCOPES
 from .tables import ROLES, operator_name, with_user_rules
 from .version import __version__
 
@@ -108,6 +110,18 @@ def _shapes(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict
     return shapes
 
 
+def _round_to(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise click.BadParameter(f"{value!r}; write a number of channels of 1 and more, or auto")
+    return number
+
+
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -117,9 +131,17 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def _ratio(_: click.Context, __: click.Parameter, value: float) -> float:
-    if not (0 < value < 1) or math.isnan(value):
+def _ratio(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and (not (0 < value < 1) or math.isnan(value)):
         raise click.BadParameter(f"{value} is outside of (0, 1); 0.5 removes half of each group")
+    return value
+
+
+def _criterion(_: click.Context, __: click.Parameter, value: str) -> str:
+    try:
+        criterion_of(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
     return value
 
 
@@ -144,29 +166,72 @@ _THREADS = click.option(
 _COMMON = _together(
     click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), _VERBOSE
 )
+_CALIBRATION = _together(
+    click.option(
+        "--calibration",
+        metavar="SOURCE",
+        help="Inputs for criteria that look at activations: .npz, .npy, a folder, or `synthetic`.",
+    ),
+    click.option(
+        "--preprocess",
+        metavar="SPEC",
+        help="For images: imagenet, size=256,crop=224,mean=…,std=…,layout=…,range=…, or a file.",
+    ),
+    click.option(
+        "--calibration-samples",
+        default=1024,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="The most of them to use, evenly spread.",
+    ),
+)
+_RECONSTRUCT = click.option(
+    "--reconstruct",
+    is_flag=True,
+    help="Refit what reads removed channels, by least squares on --calibration; choose by that.",
+)
 _CHOICE = _together(
     click.option(
         "--ratio",
-        default=0.5,
-        show_default=True,
         type=float,
         callback=_ratio,
-        help="Share of channels to remove: 0.5 keeps half of each group.",
+        help="Share of channels to remove: 0.5 (the default) keeps half of each group.",
+    ),
+    click.option(
+        "--target",
+        metavar="WHAT=AMOUNT",
+        help="What the model may cost, instead of a ratio: macs=0.5 (kept), params=0.4,"
+        " bytes=20MB, latency=0.5, latency=8ms or speedup=2.",
     ),
     click.option(
         "--scope",
         default="local",
         show_default=True,
-        type=click.Choice(["local", "global"]),
-        help="Take the ratio from each group, or from all channels together.",
+        type=click.Choice(SCOPES),
+        help="Take the share from each group, from all channels together, or from groups of the"
+        " same structure together.",
+    ),
+    click.option(
+        "--ratios",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help='Ratios of single groups, TOML or JSON: "layer1*" = 0.3.',
+    ),
+    click.option(
+        "--sensitivity",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help='Factors of single groups\' scores, TOML or JSON: "layer1*" = 2.5.',
     ),
     click.option(
         "--criterion",
         default="group-l2",
         show_default=True,
-        type=click.Choice(list(CRITERIA)),
-        help="How channels are scored.",
+        metavar="NAME",
+        callback=_criterion,
+        help=f"How channels are scored: {'; '.join(f'{k}: {v}' for k, v in described().items())}.",
     ),
+    _CALIBRATION,
     click.option(
         "--reduction",
         default="mean",
@@ -176,17 +241,24 @@ _CHOICE = _together(
     ),
     click.option(
         "--normalizer",
-        default="mean",
+        default="auto",
         show_default=True,
-        type=click.Choice(list(NORMALIZERS)),
-        help="How the scores of a group are scaled.",
+        type=click.Choice(["auto", *NORMALIZERS]),
+        help="How the scores of a group are scaled; auto is as the criterion wants it.",
     ),
     click.option(
         "--round-to",
+        metavar="N|auto",
+        callback=_round_to,
+        help="Leave widths in multiples of N, or as is fast by measurement (auto). By default 16"
+        " for convolutions and 8 for matrix products; 1 for none.",
+    ),
+    click.option(
+        "--steps",
         default=1,
         show_default=True,
         type=click.IntRange(min=1),
-        help="Leave widths in multiples of this.",
+        help="Prune in so many stages, with scores computed anew in between.",
     ),
     click.option(
         "--max-ratio",
@@ -205,6 +277,11 @@ _CHOICE = _together(
         multiple=True,
         metavar="GLOB",
         help="Layers to leave as they are.",
+    ),
+    click.option(
+        "--common-choice",
+        is_flag=True,
+        help="Remove the same channels from all heads and all groups of a convolution.",
     ),
     _RULES,
 )
@@ -265,6 +342,7 @@ def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
 @_MODEL
 @_CHECKS
 @_CHOICE
+@_RECONSTRUCT
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan as JSON, too.")
 def prune(
     model: Path,
@@ -329,6 +407,8 @@ def _tell(result: api.Result, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @_CHOICE
+@_SHAPES
+@_THREADS
 @_COMMON
 def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -> None:
     """Choose channels of MODEL and write the plan, without carrying it out.
@@ -351,6 +431,8 @@ def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -
 @_MODEL
 @click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
 @_CHECKS
+@_CALIBRATION
+@_RECONSTRUCT
 @_RULES
 def apply(
     model: Path,
@@ -366,6 +448,7 @@ def apply(
     max_drop: float | None,
     as_json: bool,
     rules: Sequence[str],
+    **calibration: Any,
 ) -> None:
     """Carry out a PLAN on MODEL, or on another model of the same structure.
 
@@ -384,6 +467,7 @@ def apply(
             eval=evaluated,
             metric=metric,
             max_drop=max_drop,
+            **calibration,
             progress=progress,
         )
         result.save(output, force=force)

@@ -6,9 +6,9 @@ import contextlib
 import math
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto
+from onnx import ModelProto, TensorProto, TensorShapeProto
 
-from .model import Model, copy_fields, graphs
+from .model import Model, copy_fields, graphs, is_external
 
 
 def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
@@ -21,11 +21,17 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
     with contextlib.suppress(Exception):
         skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     found: dict[str, list[int | str | None]] = {}
-    for graph in graphs(skeleton.graph):
+    known: dict[bytes, list[int | str | None]] = {}
+    for graph in graphs(skeleton.graph) if len(model.graphs) > 1 else (skeleton.graph,):
         for value in (*graph.value_info, *graph.output, *graph.input):
-            tensor = value.type.tensor_type
-            if tensor.HasField("shape"):
-                found[value.name] = [_size(d) for d in tensor.shape.dim]
+            # Most shapes occur many times, and bytes are read faster than fields of a message.
+            key = value.type.SerializeToString()
+            if key not in known:
+                tensor = value.type.tensor_type
+                if not tensor.HasField("shape"):
+                    continue
+                known[key] = [_size(d) for d in tensor.shape.dim]
+            found[value.name] = known[key]
     return found
 
 
@@ -37,45 +43,34 @@ def _size(dim: TensorShapeProto.Dimension) -> int | str | None:
 
 
 def without_weights(model: Model) -> ModelProto:
-    """A copy of the model whose larger tensors have their shape and type, but no bytes."""
+    """A copy of the model whose larger tensors have their shape and type, but no bytes.
+
+    Nodes that are constants become initializers, which inference reads faster.
+    """
     copy = ModelProto()
     copy_fields(model.proto, copy, without="graph")
-    _copy_graph(model.proto.graph, copy.graph)
-    return copy
-
-
-def _copy_graph(source: GraphProto, target: GraphProto) -> None:
+    copy.ir_version = max(copy.ir_version, 4)  # before, initializers had to be inputs as well
+    source, target = model.proto.graph, copy.graph
     target.name = source.name
     for name in ("input", "output", "value_info"):
         getattr(target, name).extend(getattr(source, name))
+    for node in model.nodes:
+        target.node.add().CopyFrom(node)
     for tensor in source.initializer:
-        _copy_tensor(tensor, target.initializer.add())
-    for node in source.node:
-        large = node.op_type == "Constant" and (
-            a.t for a in node.attribute if a.name == "value" and not _small(a.t)
-        )
-        tensor = next(large, None) if large else None
-        if tensor is None:
-            target.node.append(node)
-            continue
-        copy = target.node.add()
-        copy.op_type, copy.name, copy.domain = node.op_type, node.name, node.domain
-        copy.input.extend(node.input)
-        copy.output.extend(node.output)
-        attribute = copy.attribute.add()
-        attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
-        _copy_tensor(tensor, attribute.t)
+        _copy_tensor(tensor, target.initializer.add(), tensor.name)
+    for name in model.constant_nodes:
+        _copy_tensor(model.constants[name], target.initializer.add(), name)
+    return copy
 
 
-def _copy_tensor(source: TensorProto, target: TensorProto) -> None:
-    if _small(source):
+#: Tensors of at most so many elements are copied with their values.
+_SMALL = 64
+
+
+def _copy_tensor(source: TensorProto, target: TensorProto, name: str) -> None:
+    if math.prod(source.dims) <= _SMALL and not is_external(source):
         target.CopyFrom(source)
     else:
-        target.name, target.data_type = source.name, source.data_type
+        target.data_type = source.data_type
         target.dims.extend(source.dims)
-
-
-def _small(tensor: TensorProto) -> bool:
-    if tensor.data_location == TensorProto.EXTERNAL:
-        return False
-    return bool(math.prod(tensor.dims) <= 64)
+    target.name = name

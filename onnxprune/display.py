@@ -19,7 +19,7 @@ from .evaluation import Evaluation
 from .inspection import Inspection
 from .latency import Benchmark, Latency
 from .plans import Plan
-from .report import Report
+from .report import GroupResult, Report
 from .tables import Rule, operator_name
 
 _SHOWN = 12
@@ -94,8 +94,10 @@ def show_report(console: Console, report: Report) -> None:
     exact = sum(group.kind == "exact" for group in pruned)
     console.print(
         f"{len(pruned)} of {len(report.groups)} groups pruned"
-        f" ({exact} exact, {len(pruned) - exact} statistical)."
+        f" ({exact} exact, {len(pruned) - exact} statistical){_own(pruned)}."
     )
+    if report.target:
+        console.print(f"Target {safe(report.target.text())}.")
     if report.certificate:
         console.print(_certificate(report.certificate))
     if report.latency:
@@ -111,6 +113,14 @@ def show_report(console: Console, report: Report) -> None:
         console.print(f"Note: {safe(note)}.")
     if report.output:
         console.print(f"Written to [bold]{safe(report.output)}[/].")
+
+
+def _own(pruned: Sequence[GroupResult]) -> str:
+    """In how many groups each head, or each group of a convolution, kept channels of its own."""
+    count = sum(group.choices > 1 for group in pruned)
+    return (
+        f"; in {count}, each head or convolution group keeps channels of its own" if count else ""
+    )
 
 
 def _speedup(found: Benchmark) -> str:
@@ -161,17 +171,18 @@ def _certificate(found: Certificate) -> str:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """What a plan keeps of each group."""
-    rows = table("group", "role", ">size", ">kept", "kind")
+    rows = table("group", "role", ">size", ">kept", ">choices", "kind")
     for group in plan.groups:
-        rows.add_row(
-            safe(group.name), group.role, str(group.size), str(len(group.kept)), group.kind
-        )
+        choices = group.outer[1] if group.outer else 1
+        cells = (group.size, group.width, choices)
+        rows.add_row(safe(group.name), group.role, *map(str, cells), group.kind)
     console.print(rows)
 
 
 def show_inspection(console: Console, found: Inspection, everything: bool) -> None:
     """Groups, the grouping matrix where it is small, and what is pinned."""
-    columns = ["group", "role", ">size", "kind", ">parameters", "dependencies", "members"]
+    columns = ["group", "role", ">size", ">choices", "kind", ">parameters", "dependencies"]
+    columns.append("members")
     if console.width < _WIDE and not everything:
         columns.pop()
     rows = table(*columns)
@@ -183,6 +194,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             safe(group.name),
             group.role,
             str(group.size),
+            str(group.choices),
             group.kind,
             number(group.parameters),
             ", ".join(group.dependencies),

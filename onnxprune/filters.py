@@ -23,6 +23,8 @@ class Filter:
     exact_only: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    #: Whether heads and groups that could keep channels of their own all keep the same.
+    common_choice: bool = False
 
     def __post_init__(self) -> None:
         for role in self.only:
@@ -37,7 +39,7 @@ class Filter:
         kept = self._touched(network, self.exclude)
         included = self._touched(network, self.include, weights_only=True)
         return [
-            group
+            group.common() if self.common_choice else group
             for group in groups
             if group.dim not in kept
             and (not self.include or group.dim in included)

@@ -8,10 +8,13 @@ couplings (residual, concatenation, reduction) have happened in the algebra alre
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from .axes import Axis, Dim, Index, Pin, Product, leaves, occurrences, resolve
+from .finer import outer_dims
 from .network import Network
 
 #: Of several roles that a dim plays, the first of these is the one it is called by.
@@ -22,7 +25,7 @@ _PRECEDENCE = ("second-factor", "heads", "head-dim", "hidden", "channels", "ffn"
 class Member:
     """One occurrence of a group's dim: along `axis` of the constant `tensor`.
 
-    At position `positions[i]` of the axis stands channel `channels[i]` of the group.
+    At position `positions[i]` of the axis stands cell `channels[i]` of the group.
     """
 
     tensor: str
@@ -34,18 +37,40 @@ class Member:
 
 @dataclass
 class Group:
-    """Weights that lose the same channels together."""
+    """Weights that lose the same channels together.
+
+    Where `outer` is given, each of its indices keeps channels of its own: the group has `rows` x
+    `size` cells, and channel c of row h is cell `h * size + c`. Otherwise cells are channels.
+    """
 
     name: str
     dim: Dim
     role: str
     members: list[Member] = field(default_factory=list)
     exact: bool = False
+    outer: Dim | None = None
+    #: What the plan calls `outer`: its group's name, if it has one.
+    outer_name: str = ""
 
     @property
     def size(self) -> int:
         """How many channels the group has."""
         return self.dim.size or 0
+
+    @property
+    def rows(self) -> int:
+        """How many choices of channels there are: one for each head or group, or 1."""
+        return 1 if self.outer is None else self.outer.size or 1
+
+    @property
+    def cells(self) -> int:
+        """How many scores the group has."""
+        return self.rows * self.size
+
+    def common(self) -> Group:
+        """The same group with one choice of channels for all rows."""
+        members = [replace(each, channels=each.channels % self.size) for each in self.members]
+        return replace(self, members=members, outer=None, outer_name="")
 
     @property
     def kind(self) -> str:
@@ -66,10 +91,15 @@ class Kept:
 def find_groups(network: Network) -> list[Group]:
     """All groups of a network, in the order in which the graph first uses their weights."""
     coupled: dict[Dim, list[Member]] = defaultdict(list)
+    outer = outer_dims(network)
     for name in constants_in_order(network):
         for i, axis in enumerate(network.axes.get(name) or ()):
-            for dim, positions, channels in occurrences(axis):
+            found = occurrences(axis)
+            for dim, positions, channels in found:
                 if not dim.pinned and (dim.size or 0) > 1:
+                    if dim in outer:
+                        rows = _indices(outer[dim], found, axis.size or 0)[positions]
+                        channels = channels + rows * (dim.size or 0)
                     scored = name in network.scored
                     coupled[dim].append(Member(name, i, positions, channels, scored))
     roles = _roles(network)
@@ -85,8 +115,30 @@ def find_groups(network: Network) -> list[Group]:
             names[first.tensor] += 1
             name = f"{first.tensor}#{names[first.tensor]}"
         taken.add(name)
-        groups.append(Group(name, dim, roles.get(dim, "channels"), members))
+        role = roles.get(dim, "channels")
+        groups.append(Group(name, dim, role, members, outer=outer.get(dim)))
+    called = {group.dim: group.name for group in groups}
+    for group in groups:
+        if group.outer is not None:
+            # One that is no group of its own is called by the first that has it.
+            group.outer_name = called.setdefault(group.outer, _free(f"{group.name}/outer", taken))
     return groups
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _indices(dim: Dim, found: Sequence[tuple[Dim, Index, Index]], size: int) -> Index:
+    """The index of `dim` at each position of an axis of `size`; -1 where it does not occur."""
+    indices = np.full(size, -1, dtype=np.int64)
+    for other, positions, channels in found:
+        if other is dim:
+            indices[positions] = channels
+    return indices
 
 
 def free_dims(network: Network) -> list[Dim]:

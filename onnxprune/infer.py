@@ -10,14 +10,14 @@ wrong; it only leaves channels in place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
-from . import values
+from . import strides, values
 from .axes import Pin, pin
 from .declared import declared_shapes
-from .model import Model, graphs
+from .model import Model
 from .network import Network, Unsure
 from .op import Op
 from .tables import FUNCTIONS, Rule, operator_name
@@ -31,13 +31,13 @@ def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True
     network = Network(model, rules)
     graph = model.proto.graph
     network.shapes = declared_shapes(model)
-    network.results = frozenset(v.name for each in graphs(graph) for v in each.output)
+    network.results = frozenset(v.name for each in model.graphs for v in each.output)
     for value in model.inputs:
         network.axes[value.name] = axes = network.declared(value.name)
         network.given.update(axes or ())
         for axis in (axes or ()) if pin_interface else ():
             pin(axis, Pin("an axis of the model's input", value.name))
-    walk(network, graph)
+    walk(network, model.nodes)
     for value in graph.output if pin_interface else ():
         for axis in network.axes_of(value.name) or ():
             pin(axis, Pin("an axis of the model's output", value.name))
@@ -45,9 +45,9 @@ def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True
     return network
 
 
-def walk(network: Network, graph: GraphProto) -> None:
-    """Apply the rules of all nodes of `graph`, in order."""
-    for node in graph.node:
+def walk(network: Network, nodes: Iterable[NodeProto]) -> None:
+    """Apply the rules of `nodes`, in order."""
+    for node in nodes:
         if node.op_type == "Constant" and node.output[0] in network.model.constants:
             continue
         apply(network, node)
@@ -55,30 +55,43 @@ def walk(network: Network, graph: GraphProto) -> None:
 
 def apply(network: Network, node: NodeProto) -> None:
     """Apply one node's rule; pin what it touches where there is none, or where it is unsure."""
-    rule = network.rules.get(operator_name(node.domain, node.op_type))
-    op = Op(network, node, rule)
+    op = Op(network, node)
+    arithmetic = values.has_values(op)
+    if arithmetic:
+        values.compute(op)
+        if op.holds_sizes():
+            return
     try:
-        if rule is None:
-            raise Unsure(f"no rule for operator {operator_name(node.domain, node.op_type)}")
-        if rule.pinned:
-            raise Unsure(rule.pinned)
+        follow(op)
+    except Unsure as unsure:
+        op.refuse(str(unsure))
+        if op.rule is None or not op.rule.pinned:
+            network.refused.append((node, str(unsure)))
+    if arithmetic:
+        values.note_unknown(op)
+    if op.kind in strides.OPERATORS:
+        strides.follow(network, op)
+
+
+def follow(op: Op) -> None:
+    """Let a node's rule say how its axes hang together. Raises Unsure where it can't."""
+    rule = op.rule
+    if rule is None:
+        raise Unsure(f"no rule for operator {op.kind}")
+    if rule.pinned:
+        raise Unsure(rule.pinned)
+    try:
         if rule.function is None and rule.pattern is not None:
             op.match(rule.pattern)
         else:
             FUNCTIONS[rule.function or ""](op)
         op.finish()
-    except Unsure as unsure:
-        op.refuse(str(unsure))
-        if rule is None or not rule.pinned:
-            network.refused.append((node, str(unsure)))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A node that is not as its operator's specification has it, or a rule that forgot a case.
         kind = type(error).__name__
-        reason = f"its rule could not read its operands and attributes ({kind}: {error})"
-        op.refuse(reason)
-        network.refused.append((node, reason))
-    if node.op_type in values.OPERATORS and node.domain in ("", "ai.onnx"):
-        values.compute(network, op)
+        raise Unsure(
+            f"its rule could not read its operands and attributes ({kind}: {error})"
+        ) from error
 
 
 def _trace_scores(network: Network) -> None:
@@ -90,13 +103,13 @@ def _trace_scores(network: Network) -> None:
     model = network.model
     computed: set[str] = set()
     for record in network.records:
-        names = record.node.input
-        if record.node.op_type in ("Shape", "Size"):
+        names = record.inputs
+        if record.rule.name in ("Shape", "Size"):
             continue  # sizes are no weights
         if any(names) and all(
             name in model.constants or name in computed or not name for name in names
         ):
-            computed.update(record.node.output)
+            computed.update(record.outputs)
     todo = list(network.scored)
     while todo:
         name = todo.pop()

@@ -32,6 +32,8 @@ class GroupInfo:
     dependencies: list[str]
     #: Elements of weights that its channels are part of.
     parameters: int
+    #: How many choices of channels there are: one for each head or group, or 1.
+    choices: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
                 members,
                 kinds[group.dim],
                 sum(elements(network, name) for name in {tensor for tensor, _, _ in members}),
+                group.rows,
             )
         )
     weights = weight_names(network)

@@ -104,7 +104,8 @@ def benchmark(
     timers = [_timer(model, feeds, threads, base_dir) for model in models]
     loading = time.perf_counter() - started
     single = [_warm_up(timer, seconds / len(timers)) for timer in timers]
-    repeats = [max(1, math.ceil(_ROUND_S / run)) for run in single]
+    # Odd, so that the median is one of the runs: the mean of two has half of an interruption.
+    repeats = [math.ceil(_ROUND_S / run) | 1 for run in single]
     if rounds is None:
         fit = seconds / sum(n * run for n, run in zip(repeats, single, strict=True))
         rounds = max(6 if max(single) > 1 else 10, min(_MAX_ROUNDS, int(fit)))

@@ -7,7 +7,8 @@ refer to:
 2. Nodes are sorted where a file has them in another order (onnxruntime accepts that).
 3. Names inside If, Loop and Scan bodies are made unique over the whole model.
 4. Sparse initializers become dense ones.
-5. Vectors that several nodes share get one copy per use. Exporters deduplicate equal biases, gammas
+5. What is written into constants at constant places is a constant (see `folding`).
+6. Vectors that several nodes share get one copy per use. Exporters deduplicate equal biases, gammas
    and scales that have nothing to do with each other. Matrices with several uses are really tied
    (embedding and head) and stay one tensor.
 """
@@ -37,6 +38,7 @@ from onnx import (
 from onnx.inliner import inline_local_functions
 
 from .errors import BrokenModel, UnsupportedModel, UsageError
+from .folding import fold_writes, plain_splits
 from .model import Model, captured, graphs, is_external, node_name, stored, subgraphs
 from .splitting import split_shared_vectors
 
@@ -87,6 +89,8 @@ def _load(source: ModelLike) -> Model:
         _sort(graph)
         _densify(graph)
     _make_names_unique(proto.graph)
+    fold_writes(proto)
+    plain_splits(proto)
     copies = split_shared_vectors(proto)
     return Model(proto, base_dir, path, copies, digest)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.inliner import inline_local_functions
 
 from onnxprune.inputs import Model, proto
-from onnxprune.shapes import Shapes, graphs, infer, int_attribute, subgraphs, weightless
+from onnxprune.macs import MULTIPLYING, multiplications
+from onnxprune.shapes import graphs, infer, subgraphs, weightless
 from onnxprune.wire import byte_size
 
 __all__ = ["Size", "count"]
@@ -67,7 +69,7 @@ def count(
     """
     loaded = proto(model) if loaded is None else loaded
     macs, uncounted = _macs(loaded, input_shapes)
-    return Size(_parameters(loaded, without), macs, _bytes(model, loaded), uncounted)
+    return Size(_parameters(loaded, without), macs, bytes_of(model, loaded), uncounted)
 
 
 # --- parameters and bytes -----------------------------------------------------------------------
@@ -105,7 +107,14 @@ def _graphs(model: ModelProto) -> Iterator[tuple[Sequence[NodeProto], GraphProto
 
 
 def _parameters(model: ModelProto, without: Container[str] = ()) -> int:
-    total = 0
+    total: int = sum(math.prod(t.dims) for name, t in parameters(model) if name not in without)
+    for _, graph in _graphs(model):
+        total += sum(math.prod(t.values.dims) for t in graph.sparse_initializer) if graph else 0
+    return total
+
+
+def parameters(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """The dense tensors that count as parameters, by name: an initializer's or a Constant's."""
     for nodes, graph in _graphs(model):
         quantised = {
             node.input[i]
@@ -115,42 +124,67 @@ def _parameters(model: ModelProto, without: Container[str] = ()) -> int:
         }
         tensors = {t.name: t for t in graph.initializer} if graph else {}
         for node in nodes:
-            if node.op_type == "Constant":
-                for a in node.attribute:
-                    total += len(a.floats)
-                    if a.type == AttributeProto.TENSOR:
-                        tensors[node.output[0]] = a.t
-                    elif a.type == AttributeProto.SPARSE_TENSOR:
-                        total += math.prod(a.sparse_tensor.values.dims)
+            for a in node.attribute if node.op_type == "Constant" else ():
+                if a.type == AttributeProto.TENSOR:
+                    tensors[node.output[0]] = a.t
+                elif a.type == AttributeProto.SPARSE_TENSOR:
+                    tensors[node.output[0]] = TensorProto(
+                        data_type=TensorProto.FLOAT, dims=a.sparse_tensor.values.dims
+                    )
+                elif a.floats:
+                    tensors[node.output[0]] = TensorProto(
+                        data_type=TensorProto.FLOAT, dims=[len(a.floats)]
+                    )
         for name, tensor in tensors.items():
-            weight = tensor.data_type in _FLOATS or name in quantised
-            if weight and tensor.dims and name not in without:
-                total += math.prod(tensor.dims)
-        total += sum(math.prod(t.values.dims) for t in graph.sparse_initializer) if graph else 0
-    return total
+            if tensor.dims and (tensor.data_type in _FLOATS or name in quantised):
+                yield name, tensor
 
 
-def _bytes(model: Model, loaded: ModelProto) -> int:
-    external: dict[str, int] = {}
+def bytes_of(model: Model, loaded: ModelProto) -> int:
+    """The bytes of a model and of its external data; `loaded` is what `model` holds."""
+    external: dict[str, dict[int, int]] = defaultdict(dict)
     for nodes, graph in _graphs(loaded):
         tensors = [a.t for n in nodes for a in n.attribute if a.type == AttributeProto.TENSOR]
         for tensor in [*tensors, *(graph.initializer if graph else ())]:
             if uses_external_data(tensor):
                 info = ExternalDataInfo(tensor)
-                end = int(info.offset or 0) + int(info.length or _stored(tensor))
-                external[info.location] = max(external.get(info.location, 0), end)
+                external[info.location][int(info.offset or 0)] = stored_bytes(tensor)
+    # Of a file that others share, a part may be used: what a pruned model has left of it.
+    sizes = {location: sum(lengths.values()) for location, lengths in external.items()}
     if isinstance(model, ModelProto):
-        return byte_size(model) + sum(external.values())
+        return byte_size(model) + sum(sizes.values())
     path = Path(os.fspath(model))
     for location in external:
         if (path.parent / location).is_file():
-            external[location] = (path.parent / location).stat().st_size
-    return path.stat().st_size + sum(external.values())
+            sizes[location] = (path.parent / location).stat().st_size
+    return path.stat().st_size + sum(sizes.values())
 
 
-def _stored(tensor: TensorProto) -> int:
-    elements: int = math.prod(tensor.dims)
-    return elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+def stored_bytes(tensor: TensorProto) -> int:
+    """The bytes that a tensor's values take, where they are stored."""
+    if uses_external_data(tensor):
+        length = ExternalDataInfo(tensor).length
+        return int(length) if length else raw_bytes(tensor.data_type, math.prod(tensor.dims))
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    frame = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    size: int = tensor.ByteSize() - frame.ByteSize()
+    return max(0, size)
+
+
+#: bits: what is packed closer than one element a byte
+_PACKED = {
+    TensorProto.DataType.Value(name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(TensorProto, name)
+}
+
+
+def raw_bytes(data_type: int, elements: int) -> int:
+    """The bytes of so many elements of an ONNX type, as raw data."""
+    if data_type in _PACKED:
+        return -(-elements * _PACKED[data_type] // 8)
+    return elements * int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 # --- MACs ---------------------------------------------------------------------------------------
@@ -161,114 +195,14 @@ def _macs(
 ) -> tuple[int | None, list[str]]:
     if model.functions:
         model = inline_local_functions(weightless(model))
-    total, counted, uncounted = 0, 0, []
+    total, counted, uncounted = 0.0, 0, []
     for graph, shapes in infer(model, input_shapes):
         for node in graph.node:
-            rule = _RULES.get(node.op_type)
-            if rule is None:
-                continue
-            try:
-                total += rule(node, shapes)
-                counted += 1
-            except (KeyError, IndexError, ValueError):
+            products = multiplications(node, shapes)
+            if products is None:
                 label = node.name or (node.output[0] if node.output else "?")
                 uncounted.append(f"{node.op_type} {label}")
-    return (total if counted or not uncounted else None), uncounted
-
-
-# One short function per kind of operator: shapes `[...]` in, MACs out. A shape that is not known
-# is a KeyError, which puts the node among the uncounted.
-
-
-def _conv(weight: int) -> Callable[[NodeProto, Shapes], int]:
-    def macs(node: NodeProto, shapes: Shapes) -> int:  # y [n, o, ...], w [o, i/g, k...]
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[weight]][1:])
-
-    return macs
-
-
-def _conv_transpose(node: NodeProto, shapes: Shapes) -> int:  # x [n, i, ...], w [i, o/g, k...]
-    return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-
-
-def _gemm(node: NodeProto, shapes: Shapes) -> int:
-    a = shapes[node.input[0]]
-    inner = a[0] if int_attribute(node, "transA", 0) else a[1]
-    return math.prod(shapes[node.output[0]]) * inner
-
-
-def _matmul(node: NodeProto, shapes: Shapes) -> int:
-    inner = shapes[node.input[0]][-2 if int_attribute(node, "transA", 0) else -1]
-    return math.prod(shapes[node.output[0]]) * inner
-
-
-def _matmul_nbits(node: NodeProto, shapes: Shapes) -> int:
-    return math.prod(shapes[node.input[0]]) * int_attribute(node, "N", 0)
-
-
-def _einsum(node: NodeProto, shapes: Shapes) -> int:
-    equation = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
-    left, _, right = equation.partition("->")
-    sizes: dict[str, int] = {}
-    for term, name in zip(left.split(","), node.input, strict=True):
-        shape = shapes[name]
-        head, dots, tail = term.partition("...")
-        ends = len(shape) - len(tail)
-        for letter, size in zip(head + tail, shape[: len(head)] + shape[ends:], strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        for i, size in enumerate(reversed(shape[len(head) : ends] if dots else ())):
-            sizes[f".{i}"] = max(size, sizes.get(f".{i}", 1))
-    if "->" not in equation:
-        right = "".join(c for c in sizes if left.count(c) == 1)
-    contracted = len(node.input) > 1 and any(c not in right for c in sizes if c[0] != ".")
-    return math.prod(sizes.values()) if contracted else 0
-
-
-def _recurrent(node: NodeProto, shapes: Shapes) -> int:  # x [t, b, i], w [d, 4h, i], r [d, 4h, h]
-    x, w, r = (shapes[name] for name in node.input[:3])
-    return x[0] * x[1] * (math.prod(w) + math.prod(r))
-
-
-def _attention(node: NodeProto, shapes: Shapes) -> int:
-    """com.microsoft Attention: x [b, s, d], w [d, q + k + v]."""
-    batch, length, _ = shapes[node.input[0]]
-    width, out = shapes[node.input[1]]
-    value = shapes[node.output[0]][-1]
-    query = (out - value) // 2
-    return batch * length * width * out + batch * length * length * (query + value)
-
-
-def _scores(node: NodeProto, shapes: Shapes) -> int:
-    """Products with keys and values alone: q [b, s, h] or [b, n, s, d], k and v like it."""
-    q, k = shapes[node.input[0]], shapes[node.input[1]]
-    v = shapes[node.input[2]] if len(node.input) > 2 and node.input[2] else k
-    if node.op_type == "GroupQueryAttention":
-        past = shapes[node.input[3]][2] if node.input[3] else 0
-        return q[0] * q[1] * (k[1] + past) * 2 * q[2]
-    total = k[-2]
-    if node.op_type == "Attention" and len(node.input) > 4 and node.input[4]:
-        total += shapes[node.input[4]][-2]
-    heads = int_attribute(node, "q_num_heads", 1) if len(q) == 3 else q[1]
-    shared = (int_attribute(node, "kv_num_heads", 1) if len(q) == 3 else k[1]) or 1
-    value = v[-1] * (heads // shared if len(q) == 3 else heads)
-    query = q[-1] * (1 if len(q) == 3 else heads)
-    return q[0] * q[-2] * total * (query + value)
-
-
-def _any_attention(node: NodeProto, shapes: Shapes) -> int:
-    return (_attention if node.domain == "com.microsoft" else _scores)(node, shapes)
-
-
-_RULES: dict[str, Callable[[NodeProto, Shapes], int]] = {
-    **dict.fromkeys(["Conv", "FusedConv", "ConvInteger", "NhwcFusedConv"], _conv(1)),
-    "QLinearConv": _conv(3),
-    "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(["Gemm", "FusedGemm", "QGemm"], _gemm),
-    **dict.fromkeys(["MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"], _matmul),
-    **dict.fromkeys(["MatMulIntegerToFloat", "DynamicQuantizeMatMul"], _matmul),
-    "MatMulNBits": _matmul_nbits,
-    "Einsum": _einsum,
-    **dict.fromkeys(["LSTM", "GRU", "RNN"], _recurrent),
-    "Attention": _any_attention,
-    **dict.fromkeys(["MultiHeadAttention", "GroupQueryAttention"], _scores),
-}
+            elif node.op_type in MULTIPLYING:
+                total += sum(product.size(shapes) for product in products)
+                counted += 1
+    return (round(total) if counted or not uncounted else None), uncounted

@@ -40,23 +40,34 @@ class Model:
     sha256: str = ""
     constants: dict[str, TensorProto] = field(default_factory=dict, init=False)
     producers: dict[str, NodeProto] = field(default_factory=dict, init=False)
+    #: The main graph, and those inside its nodes.
+    graphs: list[GraphProto] = field(default_factory=list, init=False)
+    #: The nodes of the main graph that are not constants, and the constants that are nodes of it.
+    nodes: list[NodeProto] = field(default_factory=list, init=False)
+    constant_nodes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.reindex()
 
     def reindex(self) -> None:
         """Build the indices of constants and producers anew, after the graph was edited."""
-        self.constants, self.producers = {}, {}
-        for graph in graphs(self.proto.graph):
+        self.constants, self.producers, self.nodes, self.constant_nodes = {}, {}, [], []
+        self.graphs = list(graphs(self.proto.graph))
+        for i, graph in enumerate(self.graphs):
             for tensor in graph.initializer:
                 self.constants[tensor.name] = tensor
             for node in graph.node:
                 if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                    self.constants[node.output[0]] = constant_tensor(node)
-                else:
-                    for name in node.output:
-                        if name:
-                            self.producers[name] = node
+                    name = node.output[0]
+                    self.constants[name] = constant_tensor(node)
+                    if i == 0:
+                        self.constant_nodes.append(name)
+                    continue
+                if i == 0:
+                    self.nodes.append(node)
+                for name in node.output:
+                    if name:
+                        self.producers[name] = node
 
     def read(self, name: str) -> Array:
         """The value of one constant.
@@ -156,9 +167,21 @@ def is_external(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL
 
 
+#: Types whose bytes are read as they are, which is ten times faster than onnx's own way.
+_PLAIN: dict[int, np.dtype[Any]] = {
+    TensorProto.BOOL: np.dtype(np.bool_),
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.INT64: np.dtype("<i8"),
+}
+
+
 def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
     """The value of `tensor`, read from its file where it is external."""
+    dtype = _PLAIN.get(tensor.data_type)
     try:
+        if dtype is not None and tensor.HasField("raw_data") and not is_external(tensor):
+            plain: Array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims)
+            return plain
         return numpy_helper.to_array(tensor, str(base_dir))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -199,9 +222,28 @@ def constant_tensor(node: NodeProto) -> TensorProto:
     raise BrokenModel(f"Constant node of {name!r} holds no value that can be read")
 
 
+#: Where an attribute holds its value; onnx's own way asks for the type up to twelve times.
+_FIELDS = {
+    AttributeProto.FLOAT: "f",
+    AttributeProto.INT: "i",
+    AttributeProto.STRING: "s",
+    AttributeProto.FLOATS: "floats",
+    AttributeProto.INTS: "ints",
+}
+
+
+def attribute_value(attribute: AttributeProto) -> Any:
+    """The value of an attribute as a Python value."""
+    name = _FIELDS.get(attribute.type)
+    if name is None:
+        return onnx.helper.get_attribute_value(attribute)
+    value = getattr(attribute, name)
+    return list(value) if name.endswith("s") and name != "s" else value
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """The attributes of `node` by name, as Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {a.name: attribute_value(a) for a in node.attribute}
 
 
 def node_name(node: NodeProto) -> str:

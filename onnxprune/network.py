@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from .axes import Axis, Dim, Pin, leaves
 from .model import SMALL, Array, Model, attributes
+from .strides import Count
 from .tables import Rule
 
 Axes = list[Axis]
@@ -20,8 +22,7 @@ class Unsure(Exception):
     """Raised by a rule that can't say how the axes of this node hang together, and why."""
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """Sizes that a node holds: element `i` of `slot` is the size of `sizes[i]`.
 
     `slot` is an operand's number or an attribute's name; `None` as element means all of it. An
@@ -34,8 +35,7 @@ class Patch:
     of: Mapping[int | None, Axis]
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(NamedTuple):
     """An attribute that is left out, and whose default comes from the size of `axis`.
 
     Where that axis changes, `value`, the default from before, is written. (A list that became an
@@ -74,6 +74,9 @@ class Record:
 
     node: NodeProto
     rule: Rule
+    #: The names of what it reads and makes: read once, since each access to a proto costs.
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     contracted: Axes
     #: False where this node makes something of zero, whatever its rule's `zero` says.
     keeps_zero: bool = True
@@ -87,6 +90,10 @@ class Network:
     rules: Mapping[str, Rule]
     axes: dict[str, Axes | None] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
+    #: Tensors that hold sizes, or what is computed of sizes alone.
+    sizes: set[str] = field(default_factory=set)
+    #: Index tensors whose elements rise by one step along each axis.
+    counts: dict[str, Count] = field(default_factory=dict)
     patches: list[Patch] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
@@ -97,6 +104,13 @@ class Network:
     refused: list[tuple[NodeProto, str]] = field(default_factory=list)
     #: Shape nodes and the axes whose sizes they read.
     shape_nodes: list[tuple[NodeProto, Axes]] = field(default_factory=list)
+    #: Nodes that only give their first operand another shape, in the words of another operator,
+    #: and the axes of the result: written as a Reshape where these change.
+    reshapes: list[tuple[NodeProto, Axes]] = field(default_factory=list)
+    #: Sequences without elements.
+    empty: set[str] = field(default_factory=set)
+    #: If nodes whose condition is known, and the attribute with the branch that is never taken.
+    never: list[tuple[NodeProto, str]] = field(default_factory=list)
     #: What the model and the bodies in it give back.
     results: frozenset[str] = frozenset()
     symbols: dict[str, Dim] = field(default_factory=dict)
@@ -113,8 +127,9 @@ class Network:
 
     def value_of(self, name: str) -> Array | None:
         """The value of a small constant or of a computed shape (see `values` for its elements)."""
-        if name in self.values:
-            return self.values[name]
+        known = self.values.get(name)
+        if known is not None:
+            return known
         tensor = self.model.constants.get(name)
         if tensor is None or tensor.data_type == TensorProto.STRING:
             return None

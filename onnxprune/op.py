@@ -5,38 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import onnx
-from onnx import GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
 from .axes import Axis, Dim, Pin, cancel, is_pinned, pin, resolve, unify
 from .matching import match
-from .model import Array, captured, graphs, node_name, subgraphs
+from .model import Array, attribute_value, captured, graphs, node_name, subgraphs
 from .network import Axes, Frozen, Network, Patch, Record, Unsure
 from .notation import Pattern
-from .tables import Rule
+from .tables import Rule, operator_name
+
+_SIZES = Pin("it holds sizes")
 
 
 class Op:
     """One node as its rule sees it: operands, attributes, values, and ways to equate their axes."""
 
     __slots__ = (
+        "_attributes",
         "_contracted",
         "_followed",
+        "_frozen_before",
         "_keeps_zero",
         "_patches_before",
         "_where",
         "env",
         "inputs",
+        "kind",
         "network",
         "node",
         "outputs",
         "rule",
     )
 
-    def __init__(self, network: Network, node: NodeProto, rule: Rule | None) -> None:
+    def __init__(self, network: Network, node: NodeProto, rule: Rule | None = None) -> None:
         self.network = network
         self.node = node
-        self.rule = rule
+        #: The operator, as the tables call it.
+        self.kind = operator_name(node.domain, node.op_type)
+        self.rule = rule or network.rules.get(self.kind)
         #: The names of its operands and outputs: read once, since each access to a proto costs.
         self.inputs: tuple[str, ...] = tuple(node.input)
         self.outputs: tuple[str, ...] = tuple(node.output)
@@ -44,9 +50,11 @@ class Op:
         self._contracted: Axes = []
         self._keeps_zero = True
         self._where = ""
+        self._attributes: dict[str, AttributeProto] | None = None
         #: Operands whose axes the rule has asked for; all others are pinned in the end.
         self._followed: set[int] = set()
         self._patches_before = len(network.patches)
+        self._frozen_before = len(network.frozen)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -57,11 +65,13 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; bytes are decoded."""
-        for attribute in self.node.attribute:
-            if attribute.name == name:
-                value = onnx.helper.get_attribute_value(attribute)
-                return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        return default
+        if self._attributes is None:
+            self._attributes = {each.name: each for each in self.node.attribute}
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            return default
+        value = attribute_value(attribute)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def has(self, i: int) -> bool:
         """True where operand `i` is given."""
@@ -85,9 +95,13 @@ class Op:
         """
         if not self.has(i):
             return None
-        for axis in self.network.axes_of(self.inputs[i]) or ():
-            self.pin(axis, "its values say what the operator does")
-        return self.network.value_of(self.inputs[i])
+        name = self.inputs[i]
+        value = self.network.value_of(name)
+        self._followed.add(i)
+        if value is None or value.size != 1:
+            axes = self.network.axes_of(name) or ()
+            self.pin_all(axes, "its values say what the operator does")
+        return value
 
     def ints(self, i: int, attribute: str | None = None) -> list[int] | None:
         """Integers from operand `i`, or from the attribute that older opsets have in its place."""
@@ -139,9 +153,8 @@ class Op:
         pin(axis, Pin(reason, self.where))
 
     def pin_all(self, axes: Iterable[Axis], reason: str) -> None:
-        why = Pin(reason, self.where)
         for axis in axes:
-            pin(axis, why)
+            pin(axis, Pin(reason, self.where))
 
     def fixed(self, size: int | None, reason: str) -> Dim:
         """A new axis that can't be pruned."""
@@ -192,6 +205,8 @@ class Op:
         return result
 
     def _broadcast_axis(self, here: Axes, hint: int | str | None) -> Axis:
+        if all(axis is here[0] for axis in here):
+            return here[0]
         wide = [axis for axis in here if axis.size != 1]
         if not wide:
             return here[0]
@@ -227,6 +242,24 @@ class Op:
         The axes that it gives one name are equated, and the outputs get their axes.
         """
         match(self, pattern)
+
+    def holds_sizes(self) -> bool:
+        """Whether it computes sizes of sizes: then there is nothing to prune, and no rule to apply.
+
+        What it reads and makes is pinned.
+        """
+        network, name = self.network, self.outputs[0]
+        if name not in network.sizes or self.kind in ("Shape", "Size"):
+            return False
+        shape, hint = network.values[name].shape, network.shapes.get(name)
+        if hint is not None and len(hint) != len(shape):
+            return False
+        for each in self.inputs:
+            if each and each not in network.sizes and network.values[each].size > 1:
+                for axis in network.axes_of(each) or ():
+                    pin(axis, _SIZES)
+        network.axes[name] = [Dim(size, (_SIZES,)) for size in shape]
+        return True
 
     # -- ending ----------------------------------------------------------------------------------
 
@@ -266,7 +299,9 @@ class Op:
                     f"its rule gives {name!r} the shape {[a.size for a in axes]},"
                     f" shape inference {shape}"
                 )
-        network.records.append(Record(self.node, rule, self._contracted, self._keeps_zero))
+        network.records.append(
+            Record(self.node, rule, self.inputs, self.outputs, self._contracted, self._keeps_zero)
+        )
 
     def refuse(self, reason: str) -> None:
         """Pin everything that the node reads, its bodies' captures included, and all it makes."""
@@ -287,7 +322,9 @@ class Op:
         network.patches[self._patches_before :] = [
             p for p in network.patches[self._patches_before :] if p.node is not self.node
         ]
-        network.frozen = [frozen for frozen in network.frozen if frozen.node is not self.node]
+        network.frozen[self._frozen_before :] = [
+            f for f in network.frozen[self._frozen_before :] if f.node is not self.node
+        ]
 
     def _pin_body(self, body: GraphProto, reason: str) -> None:
         """Nothing inside a body that no rule reads may change."""

@@ -7,6 +7,15 @@ its axes are made of groups, so the kept positions of each tensor follow without
 
 An axis is a group's name, a number (a run that stays whole), `["+", ...]` (runs end to end) or
 `["*", ...]` (a row-major product).
+
+Where heads, or the groups of a convolution, keep channels of their own, the group says which dim
+they are the indices of, by name and size, and what is kept is a list with a row for each of them:
+
+    {"name": "k.weight", "size": 4, "outer": ["k.weight/outer", 2], "kept": [[0, 1], [1, 3]], ...}
+    "k.weight": {"1": ["*", "k.weight/outer", "k.weight"]}
+
+keeps positions 0, 1, 5 and 7. The row is that of the dim of this name in the same product, which
+may be a group and lose indices as well. Without `outer`, `kept` is one list.
 """
 
 from __future__ import annotations
@@ -21,12 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from .axes import Axis, Concat, Dim, Index, resolve
+from .axes import Axis, Choice, Concat, Dim, Index, Product, Rows, kept_size, resolve, select
 from .errors import PlanMismatch, UsageError
 from .groups import Group
 from .importance import Scores
 from .network import Network
-from .rewrite import Choice, tensor_positions
+from .rewrite import tensor_positions
 
 SCHEMA = 1
 
@@ -37,14 +46,22 @@ class PlannedGroup:
 
     name: str
     size: int
-    kept: list[int]
+    #: Ascending indices of channels; with `outer`, a row of them for each of its indices.
+    kept: list[int] | list[list[int]]
     #: `exact` or `statistical`
     kind: str
     role: str
-    #: One score for each of the group's `size` channels.
+    #: One score for each of the group's `size` channels; with `outer`, row after row.
     scores: list[float]
     #: (tensor, axis) of every member.
     members: list[tuple[str, int]]
+    #: Name and size of the dim (heads, groups) each index of which keeps channels of its own.
+    outer: tuple[str, int] | None = None
+
+    @property
+    def width(self) -> int:
+        """How many channels are kept; with `outer`, in each row."""
+        return int(np.shape(self.kept)[-1])
 
 
 @dataclass
@@ -67,12 +84,15 @@ class Plan:
 
         The names are those of the reference: an initializer, or a Constant node's output.
         """
-        chosen = {group.name: np.array(group.kept, dtype=np.int64) for group in self.groups}
-        sizes = {group.name: group.size for group in self.groups}
+        dims = {name: Dim(size) for name, size in _sizes(self.groups).items()}
+        choice: dict[Dim, Index | Rows] = {}
+        for group in self.groups:
+            index = np.array(group.kept, dtype=np.int64)
+            choice[dims[group.name]] = Rows(dims[group.outer[0]], index) if group.outer else index
         try:
             return {
                 tensor: {
-                    int(axis): _positions(spelled, chosen, sizes)[0]
+                    int(axis): select(_axis(spelled, dims), choice)
                     for axis, spelled in axes.items()
                 }
                 for tensor, axes in self.tensors.items()
@@ -141,7 +161,7 @@ class Plan:
             _group(each, f"{where}: groups[{i}]")
             for i, each in enumerate(_field(fields, "groups", [dict], where))
         ]
-        sizes = {group.name: group.size for group in groups}
+        sizes = _sizes(groups)
         tensors = _field(fields, "tensors", dict, where)
         for tensor, axes in tensors.items():
             here = f"{where}: tensors[{tensor!r}]"
@@ -165,7 +185,7 @@ class Plan:
 
 #: The JSON type of each field of a group: `[x]` is a list of x, a tuple a list of that length.
 _GROUP: dict[str, Any] = {
-    **{"name": str, "size": int, "kept": [int], "kind": str, "role": str, "scores": [float]},
+    **{"name": str, "size": int, "kept": list, "kind": str, "role": str, "scores": [float]},
     "members": [(str, int)],
 }
 _WORDS = {str: "a string", int: "an integer", float: "a number", dict: "an object"}
@@ -204,12 +224,22 @@ def _field(fields: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
 
 
 def _group(document: Mapping[str, Any], where: str) -> PlannedGroup:
-    group = PlannedGroup(**{name: _field(document, name, _GROUP[name], where) for name in _GROUP})
-    kept = group.kept
-    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.size:
+    given = document.get("outer")
+    outer = None if given is None else _typed(given, (str, int), f"{where}: outer")
+    kinds = {**_GROUP, "kept": [int] if outer is None else [[int]]}
+    fields = {name: _field(document, name, kind, where) for name, kind in kinds.items()}
+    group = PlannedGroup(**fields, outer=outer)
+    rows: list[Any] = [group.kept] if outer is None else list(group.kept)
+    for kept in rows:
+        if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.size:
+            raise UsageError(
+                f"{where}: the kept indices of {group.name!r} are not some of 0 to"
+                f" {group.size - 1}, in order"
+            )
+    if outer is not None and (len(rows) != outer[1] or len(set(map(len, rows))) != 1):
         raise UsageError(
-            f"{where}: the kept indices of {group.name!r} are not some of 0 to {group.size - 1},"
-            " in order"
+            f"{where}: {group.name!r} keeps other numbers of indices than one for each of"
+            f" the {outer[1]} of {outer[0]!r}"
         )
     return group
 
@@ -234,28 +264,23 @@ def _check_spelled(spelled: Any, sizes: Mapping[str, int], where: str) -> int:
 # -- axes, spelled out ---------------------------------------------------------------------------
 
 
-def _positions(
-    spelled: Any, chosen: Mapping[str, Index], sizes: Mapping[str, int]
-) -> tuple[Index, int]:
-    """The kept positions of a spelled axis, and its original size."""
-    if isinstance(spelled, str):
-        return chosen[spelled], sizes[spelled]
-    if isinstance(spelled, int):
-        return np.arange(spelled, dtype=np.int64), spelled
-    parts = [_positions(part, chosen, sizes) for part in spelled[1:]]
-    if spelled[0] == "+":
-        offsets = np.cumsum([0, *(size for _, size in parts)])
-        return (
-            np.concatenate([index + at for (index, _), at in zip(parts, offsets, strict=False)]),
-            int(offsets[-1]),
-        )
-    if spelled[0] != "*":
+def _sizes(groups: Sequence[PlannedGroup]) -> dict[str, int]:
+    """The sizes of the dims that a plan has names for. Raises UsageError where two differ."""
+    sizes = {group.name: group.size for group in groups}
+    for group in groups:
+        if group.outer and sizes.setdefault(*group.outer) != group.outer[1]:
+            raise UsageError(f"the plan is damaged: {group.outer[0]!r} has two sizes")
+    return sizes
+
+
+def _axis(spelled: Any, dims: Mapping[str, Dim]) -> Axis:
+    """The axis that is spelled, over the dims of these names."""
+    if isinstance(spelled, (str, int)):
+        return dims[spelled] if isinstance(spelled, str) else Dim(spelled)
+    parts = [_axis(part, dims) for part in spelled[1:]]
+    if spelled[0] not in ("+", "*"):
         raise ValueError(f"unknown axis {spelled!r}")
-    positions, whole = np.zeros(1, dtype=np.int64), 1
-    for index, size in parts:
-        positions = (positions[:, None] * size + index[None, :]).ravel()
-        whole *= size
-    return positions, whole
+    return Concat(parts) if spelled[0] == "+" else Product(parts)
 
 
 def _spelled(axis: Axis, names: Mapping[Dim, str]) -> Any:
@@ -269,17 +294,24 @@ def _spelled(axis: Axis, names: Mapping[Dim, str]) -> Any:
 def make_plan(
     network: Network,
     groups: Sequence[Group],
-    kept: Sequence[Index],
+    kept: Sequence[Index | Rows],
     scores: Sequence[Scores],
     options: Mapping[str, Any],
     version: str,
 ) -> Plan:
     """The plan that keeps `kept[i]` of `groups[i]`. Groups that lose nothing are left out."""
-    planned, names, choice = [], {}, {}
-    for group, index, score in zip(groups, kept, scores, strict=True):
-        if len(index) == group.size:
+    planned: list[PlannedGroup] = []
+    names: dict[Dim, str] = {}
+    choice: dict[Dim, Index | Rows] = {}
+    for group, chosen, score in zip(groups, kept, scores, strict=True):
+        if kept_size(chosen) == group.size:
             continue
-        names[group.dim], choice[group.dim] = group.name, index
+        names[group.dim], choice[group.dim] = group.name, chosen
+        index = chosen.indices if isinstance(chosen, Rows) else chosen
+        outer = None
+        if isinstance(chosen, Rows):
+            names[chosen.outer] = group.outer_name
+            outer = (group.outer_name, group.rows)
         planned.append(
             PlannedGroup(
                 group.name,
@@ -289,6 +321,7 @@ def make_plan(
                 group.role,
                 [float(f"{value:.6g}") for value in score],
                 list(dict.fromkeys((m.tensor, m.axis) for m in group.members)),
+                outer,
             )
         )
     tensors = {
@@ -306,6 +339,20 @@ def make_plan(
     )
 
 
+def _kept_of(group: Group, cells: Index) -> Index | Rows:
+    """The channels of the cells that are kept; in rows where these differ.
+
+    Rows of which nothing is kept go with their index of `outer`: they are given those of another.
+    """
+    channels = np.unique(cells % group.size)
+    rows = [np.unique(cells[cells // group.size == row] % group.size) for row in range(group.rows)]
+    there = [row for row in rows if len(row)]
+    same = all(np.array_equal(row, channels) for row in there)
+    if group.outer is None or same or len(set(map(len, there))) != 1:
+        return channels
+    return Rows(group.outer, np.stack([row if len(row) else there[0] for row in rows]))
+
+
 def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
     """The choice that a plan means for a model, which need not be the one that it was made for.
 
@@ -315,7 +362,7 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
     Raises PlanMismatch where the plan does not fit.
     """
     kept = plan.kept
-    choice: dict[Dim, Index] = {}
+    choice: dict[Dim, Index | Rows] = {}
     reached: set[str] = set()
     constants = network.model.constants
     for name, axes in kept.items():
@@ -332,8 +379,8 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
         for member in group.members:
             given = kept.get(member.tensor, {}).get(member.axis)
             if given is not None:
-                found = np.unique(member.channels[np.isin(member.positions, given)])
-                if 0 < len(found) < group.size:
+                found = _kept_of(group, member.channels[np.isin(member.positions, given)])
+                if 0 < kept_size(found) < group.size:
                     choice[group.dim] = found
                 break
     here = tensor_positions(network, choice)

@@ -9,6 +9,7 @@ from .certify import Certificate
 from .evaluation import Evaluation
 from .latency import Benchmark
 from .measure import Size
+from .targets import Target
 
 
 @dataclass
@@ -20,6 +21,69 @@ class GroupResult:
     size: int
     kept: int
     kind: str
+    #: How many choices of so many channels were made: one for each head or group, or 1.
+    choices: int = 1
+
+
+@dataclass
+class TargetResult:
+    """What was asked for, and what came of it."""
+
+    asked: str
+    #: macs, params, bytes or latency
+    kind: str
+    #: In MACs, parameters, bytes or ms; where `share` is true, as a share of the original's.
+    wanted: float
+    achieved: float
+    share: bool
+    met: bool
+
+    @property
+    def off(self) -> float:
+        """What was achieved, as a multiple of what was wanted."""
+        return self.achieved / self.wanted
+
+    def text(self) -> str:
+        """One line for people."""
+        if self.share:
+            kept, wanted = 100 * self.achieved, 100 * self.wanted
+            found = f"{kept:.1f} % of the {_WORDS[self.kind]} kept, {wanted:.1f} % wanted"
+        else:
+            unit = {"latency": "ms", "bytes": "bytes"}.get(self.kind, _WORDS[self.kind])
+            form = ".3g" if self.kind == "latency" else ",.0f"
+            found = f"{self.achieved:{form}} {unit}, {self.wanted:{form}} wanted"
+        return f"{self.asked}: {found}"
+
+
+_WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "time"}
+
+
+def target_result(goal: Target | None, report: Report) -> TargetResult | None:
+    """What a report says of a target; None without one, or where it was not measured."""
+    if goal is None:
+        return None
+    before, after = _amounts(goal.kind, report)
+    if not before or after is None:
+        return None
+    share = goal.share is not None
+    wanted = goal.share if goal.share is not None else goal.amount or 0.0
+    achieved = after / before if share else after
+    met = abs(achieved / wanted - 1) <= goal.tolerance + 1e-9
+    return TargetResult(goal.text, goal.kind, wanted, achieved, share, met)
+
+
+def _amounts(kind: str, report: Report) -> tuple[float | None, float | None]:
+    if kind == "latency":
+        found = report.latency
+        if found is None or found.b is None or found.speedup is None:
+            return None, None
+        # The paired ratio, from which drift is gone; ms are those of the pruned model.
+        return found.b.median * found.speedup, found.b.median
+    a, b = report.before, report.after
+    if a is None or b is None or (kind == "macs" and len(a.uncounted) != len(b.uncounted)):
+        return None, None
+    name = {"params": "parameters"}.get(kind, kind)
+    return getattr(a, name), getattr(b, name)
 
 
 @dataclass
@@ -35,11 +99,14 @@ class Report:
     groups: list[GroupResult] = field(default_factory=list)
     certificate: Certificate | None = None
     latency: Benchmark | None = None
+    target: TargetResult | None = None
     evaluation: Evaluation | None = None
     #: Why axes of weights stay whole: reason -> elements that lose nothing for it.
     pinned: dict[str, int] = field(default_factory=dict)
     refused: list[tuple[str, str, str]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    #: What was refitted, and what came of it (see `reconstruction.Outcome.to_dict`).
+    reconstruction: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     #: seconds
     timings: dict[str, float] = field(default_factory=dict)
@@ -63,6 +130,7 @@ class Report:
             "groups": [asdict(group) for group in self.groups],
             "certificate": self.certificate.to_dict() if self.certificate else None,
             "latency": self.latency.to_dict() if self.latency else None,
+            "target": asdict(self.target) if self.target else None,
             "evaluation": self.evaluation.to_dict() if self.evaluation else None,
             "pinned": self.pinned,
             "refused": [list(each) for each in self.refused],

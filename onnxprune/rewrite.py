@@ -12,19 +12,28 @@ reaches data (attention's 1/sqrt(d)) thereby keeps its value too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from .axes import Axis, Dim, Index, Product, leaves, product, resolve, select, selected_size
+from .axes import (
+    Axis,
+    Choice,
+    Index,
+    Product,
+    kept_size,
+    leaves,
+    product,
+    resolve,
+    select,
+    selected_size,
+)
 from .model import Array, captured, copy_fields, graphs, replace_value, subgraphs
 from .network import Frozen, Network, Patch
 from .values import is_number
-
-Choice = Mapping[Dim, Index]
 
 
 def tensor_positions(network: Network, choice: Choice) -> dict[str, dict[int, Index]]:
@@ -79,7 +88,7 @@ class _Rewriter:
         self.choice = choice
         masked = tensor_positions(network, mask)
         self.masked = {name: masked[name] for name in maskable if name in masked}
-        self.sizes = {dim: len(index) for dim, index in choice.items()}
+        self.sizes = {dim: kept_size(chosen) for dim, chosen in choice.items()}
         self.positions = tensor_positions(network, choice)
         self.quantised = network.quantised() if self.masked else {}
         self.changing = self.positions.keys() | self.masked.keys()
@@ -100,7 +109,12 @@ class _Rewriter:
         for frozen in self.network.frozen:
             if self.changed(frozen.axis):
                 self._write(frozen)
+        for node, axes in self.network.reshapes:
+            if any(self.changed(axis) or self._known_factors(axis) for axis in axes):
+                self._reshape(node, axes)
         self._insert()
+        for node, never in self.network.never:
+            self._replace_branch(node, never)
         if self.edited:
             self._sweep()
         self._merge_copies()
@@ -112,6 +126,9 @@ class _Rewriter:
 
     def changed(self, axis: Axis) -> bool:
         return self.size(axis) != axis.size
+
+    def changed_axes(self, name: str) -> bool:
+        return any(self.changed(axis) for axis in self.network.axes.get(name) or ())
 
     # -- copying ---------------------------------------------------------------------------------
 
@@ -258,6 +275,30 @@ class _Rewriter:
             if node.attribute[i].name == frozen.attribute:
                 del node.attribute[i]
         node.attribute.append(onnx.helper.make_attribute(frozen.attribute, frozen.value))
+
+    def _reshape(self, node: NodeProto, axes: Sequence[Axis]) -> None:
+        """Write a node as the Reshape that it is; one size at most is the run time's."""
+        new, _ = self.nodes[next(name for name in node.output if name)]
+        sizes = [self.size(axis) for axis in axes]
+        shape = np.array([-1 if size is None else size for size in sizes], dtype=np.int64)
+        new.op_type = "Reshape"
+        del new.attribute[:], new.input[1:]
+        new.input.append(self._constant(shape, f"{new.output[0]}_shape"))
+        self.edited = True
+
+    def _replace_branch(self, node: NodeProto, never: str) -> None:
+        """Have both branches of an If do what the one that is taken does.
+
+        No rule has read the other. Where it reads what has changed it no longer fits, and a model
+        is refused for that, though the branch is never taken.
+        """
+        before = {each.name: each.g for each in node.attribute}
+        if any(self.changed_axes(name) for name in captured(before[never])):
+            new, _ = self.nodes[next(name for name in node.output if name)]
+            bodies = {each.name: each.g for each in new.attribute}
+            (taken,) = bodies.keys() - {never}
+            bodies[never].CopyFrom(bodies[taken])
+            self.edited = True
 
     def _set_operand(
         self,

@@ -10,17 +10,17 @@ the same before and after pruning.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from .axes import Axis, Concat, Dim, resolve
+from .axes import Axis, Concat, Dim, Product, product, resolve
+from .model import SMALL, Array
 
 if TYPE_CHECKING:
-    from .model import Array
     from .network import Network
     from .op import Op
 
@@ -41,13 +41,16 @@ class _Unknown:
 
 UNKNOWN = _Unknown()
 
+#: What is computed in ways that are not followed has at most this many unknown elements.
+_FEW = 16
+
 
 @dataclass(frozen=True)
 class Size:
     """`factor` times the sizes of `dims`, which only the run time knows."""
 
     factor: int
-    dims: tuple[Dim, ...]
+    dims: tuple[Axis, ...]
 
     def _times(self, other: object) -> object:
         if isinstance(other, Size):
@@ -59,16 +62,18 @@ class Size:
     __mul__ = __rmul__ = _times
 
     def __floordiv__(self, other: object) -> object:
-        if isinstance(other, (int, np.integer)) and other and self.factor % int(other) == 0:
-            return Size(self.factor // int(other), self.dims)
+        mine = normal(self)
+        if isinstance(other, (int, np.integer)) and other and mine.factor % int(other) == 0:
+            return Size(mine.factor // int(other), mine.dims)
         if isinstance(other, Size):
-            rest = list(resolved(self))
-            for dim in resolved(other):
+            other = normal(other)
+            rest = list(mine.dims)
+            for dim in other.dims:
                 if dim not in rest:
                     return UNKNOWN
                 rest.remove(dim)
-            if self.factor % other.factor == 0:
-                factor = self.factor // other.factor
+            if mine.factor % other.factor == 0:
+                factor = mine.factor // other.factor
                 return Size(factor, tuple(rest)) if rest else factor
         return UNKNOWN
 
@@ -86,9 +91,35 @@ class Size:
     __pow__ = __rpow__ = _unknown
 
 
-def resolved(size: Size) -> tuple[Dim, ...]:
-    """The dims of `size` as they are now."""
-    return tuple(dim for dim in map(resolve, size.dims) if isinstance(dim, Dim))
+def normal(size: Size) -> Size:
+    """`size` with its dims as they are now: those that have become products are multiplied out."""
+    factor, dims = size.factor, []
+    for axis in map(resolve, size.dims):
+        for part in axis.parts if isinstance(axis, Product) else (axis,):
+            if part.size is None:
+                dims.append(part)
+            else:
+                factor *= part.size
+    return Size(factor, tuple(dims))
+
+
+def same(a: object, b: object) -> bool:
+    """True where two elements are one number, whatever the sizes are at run time."""
+    if isinstance(a, Size) and isinstance(b, Size):
+        a, b = normal(a), normal(b)
+        return a.factor == b.factor and sorted(map(id, a.dims)) == sorted(map(id, b.dims))
+    return is_number(a) and is_number(b) and a == b
+
+
+def axis_of(element: object) -> Axis | None:
+    """A new axis as long as `element` says, for a tensor that is the same all along it.
+
+    Since it is the same everywhere, it may be read as any axis of that length: as that of the
+    tensor whose Shape the element is, or as the usual order of batch and heads.
+    """
+    if isinstance(element, Size):
+        return product((*element.dims, Dim(element.factor)))
+    return Dim(int(element)) if is_number(element) else None  # type: ignore[call-overload]
 
 
 def size_of(axis: Axis) -> object:
@@ -111,40 +142,87 @@ def is_number(element: object) -> bool:
     return isinstance(element, (int, float, np.integer, np.floating, bool, np.bool_))
 
 
-def compute(network: Network, op: Op) -> None:
-    """Note the value of a node's output, where the node is shape arithmetic on known values."""
-    node = op.node
-    if node.op_type in ("Shape", "Size"):
-        found: Array | None = OPERATORS[node.op_type](op)
-    else:
-        for name in node.input:
-            if name and name not in network.values and name not in network.model.constants:
-                return
-        operands = [network.value_of(name) if name else None for name in node.input]
-        if any(name and value is None for name, value in zip(node.input, operands, strict=True)):
+def has_values(op: Op) -> bool:
+    """Whether a node is arithmetic on values that are known, at least in part."""
+    if op.kind not in OPERATORS:
+        return False
+    if op.kind in _SOURCES:
+        return True
+    values, constants = op.network.values, op.network.model.constants
+    known = [name in values or name in constants for name in op.inputs if name]
+    return any(known) if op.kind == "Concat" else all(known)
+
+
+def compute(op: Op) -> None:
+    """Note the value of the output of a node that `has_values`, and whether it is sizes alone."""
+    network = op.network
+    operands: list[Array | None] = []
+    for name in op.inputs if op.kind not in _SOURCES else ():
+        value = network.value_of(name) if name else None
+        if value is None and op.kind == "Concat":  # of sizes, of which one may be data
+            value = unknown(network, name)
+        if value is None and name:
             return
-        try:
-            found = OPERATORS[node.op_type](op, *operands)
-        except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, KeyError):
-            return  # malformed or beyond this arithmetic: unknown, so nothing is built on it
-    if found is not None and found.size <= 4096:
-        network.values[node.output[0]] = found
+        operands.append(value)
+    try:
+        found = OPERATORS[op.kind](op, *operands)
+    except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, KeyError):
+        return  # malformed or beyond this arithmetic
+    if found is None or found.size > SMALL:
+        return
+    network.values[op.outputs[0]] = found
+    if op.kind in _SOURCES or (op.kind not in _FILLED and _are_sizes(op, operands)):
+        network.sizes.add(op.outputs[0])
+
+
+#: Operators that ask for sizes, and those that make a tensor of a given size, which may be data.
+_SOURCES = frozenset({"Shape", "Size"})
+_FILLED = frozenset({"ConstantOfShape", "Expand", "OneHot", "Range"})
+
+
+def _are_sizes(op: Op, operands: Sequence[Array | None]) -> bool:
+    """Whether some operands are sizes, and all others numbers or lists of integers."""
+    sizes, found = op.network.sizes, False
+    for name, value in zip(op.inputs, operands, strict=True):
+        if name in sizes:
+            found = True
+        elif value is not None and value.ndim and (value.ndim > 1 or value.dtype.kind not in "iub"):
+            return False
+    return found
+
+
+def note_unknown(op: Op) -> None:
+    """Where a value was not found, what is known of it: how many elements it has."""
+    network, name = op.network, op.outputs[0]
+    if name not in network.values and (found := unknown(network, name)) is not None:
+        network.values[name] = found
+
+
+def unknown(network: Network, name: str) -> Array | None:
+    """A few elements of which nothing is known: others that stand beside them may be."""
+    axes = network.axes.get(name)
+    if axes is None:
+        return None
+    known = [axis.size for axis in axes if axis.size is not None]
+    if len(known) < len(axes) or math.prod(known) > _FEW:
+        return None
+    return np.full(known, UNKNOWN, dtype=object)
 
 
 def _objects(array: Array) -> Array:
     return array if array.dtype == object else array.astype(object)
 
 
-def _each(function: Callable[..., Any]) -> Callable[..., Array]:
-    """An elementwise operator of any number of operands."""
+def _each(
+    function: Callable[..., Any], plain: Callable[..., Any] | None = None
+) -> Callable[..., Array]:
+    """An elementwise operator of any number of operands; `plain`, where all are plain numbers."""
     ufunc: Any = None
 
     def apply(op: Op, *operands: Array) -> Array:
         nonlocal ufunc
-        if all(array.dtype != object for array in operands):
-            plain = getattr(function, "numpy", None)
-            if plain is not None:
-                return np.asarray(plain(*operands))
+        if plain is not None and not any(array.dtype.hasobject for array in operands):
+            return np.asarray(plain(*operands))
         if ufunc is None or ufunc.nin != len(operands):
             ufunc = np.frompyfunc(function, len(operands), 1)
         return np.asarray(ufunc(*map(_objects, operands)), dtype=object)
@@ -158,9 +236,22 @@ def _div(a: Any, b: Any) -> Any:
     return a // b if isinstance(a, Size) or isinstance(b, Size) else a / b
 
 
-def _numbers(function: Callable[..., Any]) -> Callable[..., Array]:
+def _numbers(
+    function: Callable[..., Any], plain: Callable[..., Any] | None = None
+) -> Callable[..., Array]:
     """An elementwise operator that only numbers can go through."""
-    return _each(lambda *xs: function(*xs) if all(map(is_number, xs)) else UNKNOWN)
+    return _each(lambda *xs: function(*xs) if all(map(is_number, xs)) else UNKNOWN, plain)
+
+
+_max, _min = _numbers(max), _numbers(min)
+
+
+def _clip(op: Op, x: Array, *bounds: Array | None) -> Array:
+    given = [*bounds, None, None][:2] if bounds else [op.attr("min"), op.attr("max")]
+    for bound, function in zip(given, (_max, _min), strict=True):
+        if bound is not None:
+            x = function(op, x, np.asarray(bound))
+    return x
 
 
 def _where(c: Any, a: Any, b: Any) -> Any:
@@ -211,7 +302,7 @@ def _cast(op: Op, x: Array) -> Array:
 
 
 def _gather(op: Op, data: Array, indices: Array) -> Array:
-    return np.asarray(np.take(data, indices.astype(np.int64), axis=op.attr("axis", 0)))
+    return np.asarray(data.take(indices.astype(np.int64), axis=op.attr("axis", 0)))
 
 
 def _list(op: Op, given: Array | None, attribute: str) -> list[int] | None:
@@ -228,8 +319,10 @@ def _squeeze(op: Op, x: Array, given: Array | None = None) -> Array:
 
 def _unsqueeze(op: Op, x: Array, given: Array | None = None) -> Array:
     axes = _list(op, given, "axes") or []
-    rank = x.ndim + len(axes)
-    return np.expand_dims(x, tuple(sorted(axis % rank for axis in axes)))
+    rank, shape = x.ndim + len(axes), list(x.shape)
+    for at in sorted(axis % rank for axis in axes):
+        shape.insert(at, 1)
+    return x.reshape(shape)
 
 
 def _slice(
@@ -326,9 +419,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Range": _range,
     "Expand": _expand,
     "OneHot": _one_hot,
-    "Add": _each(lambda a, b: a + b),
-    "Sub": _each(lambda a, b: a - b),
-    "Mul": _each(lambda a, b: a * b),
+    "Add": _each(lambda a, b: a + b, np.add),
+    "Sub": _each(lambda a, b: a - b, np.subtract),
+    "Mul": _each(lambda a, b: a * b, np.multiply),
     "Div": _each(_div),
     "Mod": _numbers(lambda a, b: a % b),
     "Neg": _each(lambda a: -a),
@@ -336,18 +429,19 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Ceil": _each(lambda a: math.ceil(a) if is_number(a) else a),
     "Sqrt": _numbers(lambda a: math.sqrt(a)),
     "Pow": _numbers(lambda a, b: a**b),
-    "Min": _numbers(min),
-    "Max": _numbers(max),
+    "Min": _min,
+    "Max": _max,
     "Abs": _numbers(abs),
-    "Equal": _numbers(lambda a, b: a == b),
+    "Clip": _clip,
+    "Equal": _numbers(lambda a, b: a == b, np.equal),
     "Not": _numbers(lambda a: not a),
-    "Greater": _numbers(lambda a, b: a > b),
-    "Less": _numbers(lambda a, b: a < b),
+    "Greater": _numbers(lambda a, b: a > b, np.greater),
+    "Less": _numbers(lambda a, b: a < b, np.less),
     "GreaterOrEqual": _numbers(lambda a, b: a >= b),
     "LessOrEqual": _numbers(lambda a, b: a <= b),
     "And": _numbers(lambda a, b: bool(a and b)),
     "Or": _numbers(lambda a, b: bool(a or b)),
-    "Where": _each(_where),
+    "Where": _each(_where, np.where),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
 }

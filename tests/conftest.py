@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def corpus() -> Path:
     if folder is None:
         pytest.skip("no corpus: set ONNXPRUNE_CORPUS")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_times(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measured times go to a folder of the test run's own, not among the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONNXPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1554,3 +1554,46 @@ def _scatter_elements(name: str) -> Iterator[Case]:
 @cases_of("BitCast")
 def _bit_cast(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4), to=TensorProto.INT32, opset=26)
+
+
+@cases_of("SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength")
+def _sequence(name: str) -> Iterator[Case]:
+    """Two tensors go in, and come out one by one."""
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["none"]),
+        helper.make_node("SequenceInsert", ["none", "a"], ["one"]),
+        helper.make_node("SequenceInsert", ["one", "b"], ["two"]),
+        helper.make_node("SequenceErase", ["two", "at"], ["rest"]),
+        helper.make_node("SequenceLength", ["two"], ["count"]),
+        helper.make_node("SequenceAt", ["two", "at"], ["y"]),
+        helper.make_node("SequenceAt", ["rest", "at"], ["z"]),
+    ]
+    feeds = {"a": draw(2, 5), "b": draw(2, 5, seed=1), "at": np.array(0)}
+    yield graph_case(name, nodes, feeds, ["y", "z", "count"])
+    feeds = {**feeds, "b": draw(3, 5)}
+    yield graph_case(f"{name}, of unlike sizes", nodes, feeds, ["y", "z", "count"])
+
+
+@cases_of("SequenceConstruct", "ConcatFromSequence")
+def _concat_from_sequence(name: str) -> Iterator[Case]:
+    for new in (0, 1):
+        nodes = [
+            helper.make_node("SequenceConstruct", ["a", "b"], ["both"]),
+            helper.make_node("ConcatFromSequence", ["both"], ["y"], axis=1, new_axis=new),
+        ]
+        feeds = {"a": draw(5, 2), "b": draw(5, 2, seed=1)}
+        yield graph_case(f"{name}({new})", nodes, feeds, ["y"])
+
+
+@cases_of("SplitToSequence")
+def _split_to_sequence(name: str) -> Iterator[Case]:
+    for keep in (0, 1):
+        nodes = [
+            helper.make_node("SplitToSequence", ["x", "size"], ["all"], axis=1, keepdims=keep),
+            helper.make_node("SequenceAt", ["all", "at"], ["y"]),
+        ]
+        feeds = {"x": draw(5, 3, 4), "size": np.array(1), "at": np.array(2)}
+        yield graph_case(f"{name}({keep})", nodes, feeds, ["y"])
+        nodes[0] = helper.make_node("SplitToSequence", ["x"], ["all"], axis=1, keepdims=keep)
+        feeds = {"x": draw(5, 3, 4), "at": np.array(2)}
+        yield graph_case(f"{name}({keep}), even", nodes, feeds, ["y"])

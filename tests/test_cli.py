@@ -604,7 +604,7 @@ def test_a_data_file_that_is_there_is_replaced_with_force_only(tmp_path: Path) -
     [
         *((["--ratio", value], value) for value in ("0", "1", "-1", "nan", "2", "inf")),
         (["--ratio", "half"], "half"),
-        (["--scope", "isomorphic"], "isomorphic"),
+        (["--scope", "isomorph"], "isomorph"),
         (["--criterion", "magic"], "magic"),
         (["--reduction", "median"], "median"),
         (["--normalizer", "l1"], "l1"),

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import resource
 import signal
@@ -21,11 +22,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .cache import Cache, Row, Shard
-from .sources import Case, Entry, matching
+from .cache import VARIANTS, Cache, Row, Shard
+from .sources import Case, Entry, calibrate, matching
 
 #: The opsets that the TorchScript exporter is asked for, until one has all operators.
 OPSETS = [17, 20]
+#: Disks are finite: a model whose first file has more bytes than this is not exported so as well.
+LIMITS = {"dynamo-dynamic": 120e6, "script-static": 30e6, "dynamo-static": 30e6}
 
 
 def show(only: list[str], shard: Shard) -> None:
@@ -45,9 +48,12 @@ def export_all(
     *,
     seconds: float,
     gigabytes: float,
-    retry: bool,
+    again: str,
 ) -> None:
-    """Export what is not there yet; what failed once is tried again only with `retry`."""
+    """Export what is not there yet, or was exported from another line of the catalogue.
+
+    What failed once is tried again only where `again` is not `none`; `all` makes everything anew.
+    """
     journal = cache.journal("exports")
     chosen = [entry for entry in matching(only) if entry.name in shard]
     for entry in chosen:
@@ -59,17 +65,35 @@ def export_all(
     for variant in variants:
         for entry in chosen:
             target = cache.file(entry.name, variant)
-            if entry.source in ("sklearn", "jax") and variant != variants[0]:
+            if entry.source in ("sklearn", "jax") and variant != VARIANTS[0]:
                 continue  # these have one exporter
-            if target.exists() or (target.name in done and not retry):
+            if _too_large(cache, entry, variant):
                 continue
+            row = done.get(target.name, {})
+            if row.get("given") == entry.given and again != "all":
+                failed = row["status"] != "ok"
+                if again == "none" if failed else target.exists():
+                    continue
             start = time.monotonic()
-            row: Row = {"key": target.name, "model": entry.name, "variant": variant}
-            row |= _in_a_process(entry, variant, target, seconds, gigabytes)
+            row = {"key": target.name, "model": entry.name, "variant": variant}
+            row["given"] = entry.given
+            # Its parent is what removes the folder: a killed process leaves what it has written.
+            with tempfile.TemporaryDirectory(dir=cache.files, prefix=".export-") as folder:
+                path = Path(folder) / "model.onnx"
+                row |= _in_a_process(entry, variant, path, seconds, gigabytes)
+                if row["status"] == "ok":
+                    path.replace(target)
+                else:
+                    target.unlink(missing_ok=True)  # of an earlier line of the catalogue
             row["seconds"] = round(time.monotonic() - start, 1)
             journal.append(row)
             said = row.get("message", "")[:160] or f"{target.stat().st_size / 1e6:.1f} MB"
             print(f"{entry.name:44} {variant:15} {row['seconds']:5.1f} s  {said}", flush=True)
+
+
+def _too_large(cache: Cache, entry: Entry, variant: str) -> bool:
+    first = cache.file(entry.name, VARIANTS[0])
+    return first.exists() and first.stat().st_size > LIMITS.get(variant, math.inf)
 
 
 def _import(names: set[str]) -> None:
@@ -115,9 +139,7 @@ def _import_torchvision() -> None:
 _library: Any = None
 
 
-def _in_a_process(
-    entry: Entry, variant: str, target: Path, seconds: float, gigabytes: float
-) -> Row:
+def _in_a_process(entry: Entry, variant: str, path: Path, seconds: float, gigabytes: float) -> Row:
     """Export in a forked process: `ok`, or what went wrong in one line."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -131,7 +153,7 @@ def _in_a_process(
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
-            row = {"status": "ok", **_export(entry, variant, target)}
+            row = {"status": "ok", **_export(entry, variant, path)}
         except BaseException as error:
             row["message"] = _said(error)
         finally:
@@ -169,26 +191,24 @@ def _said(error: BaseException) -> str:
     return f"{type(root).__name__}: {line[:300]}{where}"
 
 
-def _export(entry: Entry, variant: str, target: Path) -> Row:
-    """Write the file, under another name first, so that what is there is whole.
+def _export(entry: Entry, variant: str, path: Path) -> Row:
+    """Write the file, the only one of its folder.
 
     Gives how far onnxruntime is from PyTorch on it, and the shapes of its inputs.
     """
     exporter, _, shapes = variant.partition("-")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        path = Path(folder) / "model.onnx"
-        case = _built(entry)
-        if case.write:
-            case.write(str(path))
-        elif exporter == "script":
-            _script(case, path, dynamic=shapes == "dynamic")
-        else:
-            _dynamo(case, path, dynamic=shapes == "dynamic")
-        extra = [each for each in Path(folder).iterdir() if each != path]
-        if extra:
-            raise ValueError("it has external data")
-        deviation = _compare(case, path)
-        path.rename(target)
+    case = _built(entry)
+    if case.write:
+        case.write(str(path))
+    elif exporter == "script":
+        _script(case, path, dynamic=shapes == "dynamic")
+    else:
+        _dynamo(case, path, dynamic=shapes == "dynamic")
+    if any(each != path for each in path.parent.iterdir()):
+        raise ValueError("it has external data")
+    deviation = _compare(case, path)
+    if deviation is not None and math.isnan(deviation):
+        raise ValueError("its outputs are not numbers")
     inputs = zip(case.names, case.inputs, strict=True)
     return {"deviation": deviation, "shapes": {name: list(each.shape) for name, each in inputs}}
 
@@ -202,6 +222,7 @@ def _built(entry: Entry) -> Case:
     case = entry.build()
     if case.module is not None:
         case.module.eval()  # all of it: exporters give modules the mode back that they had
+        calibrate(case.module, case.inputs)
     return case
 
 

@@ -37,7 +37,7 @@ def prune_all(
     code = digest(ROOT / "onnxprune", ROOT / "rules")
     for path in cache.exported():
         model, variant = split_name(path)
-        if not list(chosen([model], only, shard)):
+        if not list(chosen([model], only, shard)) or not path.exists():
             continue
         stat = path.stat()
         identity = {"size": stat.st_size, "ratio": ratio}

@@ -17,7 +17,8 @@ _HEAD = ("model", "exporter", "status", "left", "w/o embeddings", "deviation", "
 
 def show(cache: Cache, only: list[str], shard: Shard, form: str) -> None:
     """Print the report as `text`, `markdown` or `json`."""
-    rows = list(cache.journal("prunes").rows().values())
+    there = {path.name for path in cache.exported()}
+    rows = [row for key, row in cache.journal("prunes").rows().items() if key in there]
     names = set(chosen(sorted({row["model"] for row in rows}), only, shard))
     rows = sorted((row for row in rows if row["model"] in names), key=lambda row: str(row["key"]))
     sums = summary(rows)

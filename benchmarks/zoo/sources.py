@@ -36,6 +36,8 @@ class Entry:
     build: Callable[[], Case]
     #: Packages without which it is skipped.
     needs: tuple[str, ...] = ("torch",)
+    #: What the catalogue says of it: an export of a line that has changed since is made anew.
+    given: str = ""
 
     @property
     def name(self) -> str:
@@ -50,15 +52,17 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """The whole catalogue."""
     for model, given in catalogue.TIMM.items():
-        yield Entry("timm", model, _later(timm, model, given), ("torch", "timm"))
+        build = _later(timm, model, given)
+        yield Entry("timm", model, build, ("torch", "timm"), repr(given))
     for model, given in catalogue.TORCHVISION.items():
         build = _later(torchvision, model, given)
-        yield Entry("torchvision", model, build, ("torch", "torchvision"))
+        yield Entry("torchvision", model, build, ("torch", "torchvision"), repr(given))
     for task, models in catalogue.TRANSFORMERS.items():
         suffix = {"SemanticSegmentation": "-segmentation"}.get(task, "")
         for model, given in models.items():
             build = _later(transformers, task, model, given)
-            yield Entry("transformers", model + suffix, build, ("torch", "transformers"))
+            needs = ("torch", "transformers")
+            yield Entry("transformers", model + suffix, build, needs, repr(given))
     for model in catalogue.OWN:
         yield Entry("own", model, _later(own, model))
     for model in catalogue.ULTRALYTICS:
@@ -104,6 +108,33 @@ def randomise(module: Any) -> Any:
     return module.eval()
 
 
+def calibrate(module: Any, inputs: tuple[Any, ...]) -> None:
+    """Give batch normalisation statistics of about the size of what flows through it.
+
+    With others, signals of a deep network grow from layer to layer until all is rounding: what it
+    puts out then changes with the order of a sum, and nothing can be read off it.
+    """
+    import torch
+
+    def measure(norm: Any, given: tuple[Any, ...]) -> None:
+        # Of all its channels: what single ones have on one small input says little of others.
+        power = given[0].square().mean().clamp(min=1e-4)
+        norm.running_mean.normal_().mul_(0.1 * power.sqrt())
+        norm.running_var.uniform_(0.5, 1.5).mul_(power)
+
+    kinds = torch.nn.modules.batchnorm._BatchNorm
+    norms = [each for each in module.modules() if isinstance(each, kinds)]
+    # Before each one is used: those behind it then see what they will see.
+    hooks = [
+        each.register_forward_pre_hook(measure) for each in norms if each.running_var is not None
+    ]
+    with torch.no_grad():
+        if hooks:
+            module(*inputs)
+    for hook in hooks:
+        hook.remove()
+
+
 def _images(module: Any, size: Any, frames: int = 0, channels: int = 3) -> Case:
     import torch
 
@@ -121,7 +152,16 @@ def timm(model: str, given: dict[str, Any]) -> Case:
     given = dict(given)
     size = given.pop("size", None)
     timm.layers.set_fused_attn(given.pop("fused", True))
-    module = timm.create_model(model.removesuffix("-full"), num_classes=10, **given)
+    name = model.removesuffix("-full")
+    # Many of timm's functions set depths and widths themselves and take no others; the one that
+    # they all end in does.
+    family: Any = importlib.import_module(timm.model_entrypoint(name).__module__)
+    build = family.build_model_with_cfg
+    family.build_model_with_cfg = lambda *args, **named: build(*args, **{**named, **given})
+    try:
+        module = timm.create_model(name, num_classes=10)
+    finally:
+        family.build_model_with_cfg = build
     config = module.default_cfg
     if size is None:
         fixed = config.get("fixed_input_size", False) or model.endswith("-full")
@@ -136,6 +176,9 @@ def torchvision(model: str, given: dict[str, Any]) -> Case:
     size, frames = given.pop("size", 96), given.pop("frames", 0)
     model = model.removesuffix("-full")
     kinds = torchvision.models
+    if "of" in given:
+        made = getattr(kinds, given.pop("of"))
+        return _images(Reading(made(num_classes=10, **given)), size)
     if "weights_backbone" in inspect.signature(kinds.get_model_builder(model)).parameters:
         given["weights_backbone"] = None
     module = kinds.get_model(model, weights=None, num_classes=10, **given)
@@ -278,11 +321,16 @@ def transformers(task: str, model: str, given: dict[str, Any]) -> Case:
     elif main == "input_values" and not bins:
         inputs, dynamic = {main: torch.randn(2, 2000)}, {main: {0: "n"}}
     else:  # spectrograms, [n, t, bins] but for Whisper's
-        shape = (2, bins, 100) if kind == "whisper" else (2, 64, bins)
-        inputs, dynamic = {main: torch.randn(shape)}, {main: {0: "n"}}
+        sides = (64, bins)
+        if kind == "whisper":
+            sides = (bins, 2 * config.max_source_positions)
+        inputs, dynamic = {main: torch.randn(2, *sides)}, {main: {0: "n"}}
     if task in ("Seq2SeqLM", "SpeechSeq2Seq"):
         inputs["decoder_input_ids"] = torch.randint(3, 200, (2, 8))
         dynamic["decoder_input_ids"] = {0: "n", 1: "t"}
+        if kind == "whisper":  # without one it looks for sequences packed into one
+            inputs["decoder_attention_mask"] = torch.ones_like(inputs["decoder_input_ids"])
+            dynamic["decoder_attention_mask"] = {0: "n", 1: "t"}
     names = list(inputs)
     return Case(Reading(module, "", tuple(names)), tuple(inputs.values()), names, dynamic)
 
@@ -329,11 +377,13 @@ def own(model: str) -> Case:
 def ultralytics(model: str) -> Case:
     from ultralytics import YOLO
 
-    module = YOLO(f"{model}.yaml").model.fuse()
-    head = module.model[-1]
+    made = YOLO(f"{model}.yaml").model
+    case = _images(Reading(made), 64 if model.endswith("-cls") else 128)
+    calibrate(case.module, case.inputs)
+    case.module.module = made.fuse()
     for name, value in {"export": True, "format": "onnx"}.items():
-        setattr(head, name, value)
-    return _images(Reading(module), 64 if model.endswith("-cls") else 128)
+        setattr(made.model[-1], name, value)
+    return case
 
 
 def diffusers(model: str) -> Case:
@@ -410,7 +460,23 @@ def jax(model: str) -> Case:
                 x = nnx.relu(self.b(nnx.relu(self.a(x))))
                 return self.c(x.mean(axis=(1, 2)))
 
-        made, shape = {"mlp": (Mlp, (20,)), "cnn": (Cnn, (16, 16, 3))}[model]
+        class Attention(nnx.Module):
+            def __init__(self, rngs: Any) -> None:
+                self.norm = nnx.LayerNorm(64, rngs=rngs)
+                self.a = nnx.MultiHeadAttention(4, 64, 64, decode=False, rngs=rngs)
+                self.b = nnx.Linear(64, 128, rngs=rngs)
+                self.c = nnx.Linear(128, 64, rngs=rngs)
+                self.d = nnx.Linear(64, 5, rngs=rngs)
+
+            def __call__(self, x: Any) -> Any:
+                x = x + self.a(self.norm(x))
+                return self.d(x + self.c(nnx.gelu(self.b(x))))
+
+        made, shape = {
+            "mlp": (Mlp, (20,)),
+            "cnn": (Cnn, (16, 16, 3)),
+            "attention": (Attention, (9, 64)),
+        }[model]
         to_onnx(made(rngs=nnx.Rngs(0)), [("n", *shape)], return_mode="file", output_path=path)
 
     return Case(write=write)

@@ -55,12 +55,14 @@ def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Ro
     start = time.perf_counter()
     try:
         try:
-            result = onnxprune.prune(path, ratio=ratio, benchmark=False)
+            result = onnxprune.prune(path, ratio=ratio, round_to=1, benchmark=False)
         except UnsupportedModel:
             if shapes is None:
                 raise
             row["given_shapes"] = True
-            result = onnxprune.prune(path, ratio=ratio, benchmark=False, input_shapes=shapes)
+            result = onnxprune.prune(
+                path, ratio=ratio, round_to=1, benchmark=False, input_shapes=shapes
+            )
     except OnnxPruneError as error:
         row |= {"status": type(error).__name__, "message": str(error)}
         row["prunable"] = not isinstance(error, NotPrunable)

@@ -157,7 +157,7 @@ class Walk:
         if node.op_type not in _MONOTONE:
             ends = np.where(facts.constant, ends, np.nan)
         try:
-            low, high = _evaluate(self, node, ends)
+            low, high = evaluate_unary(self.network, node, ends)
         except Exception:  # an operator that ONNX's evaluator lacks: nothing is known
             return np.full(ends.shape[1], -np.inf), np.full(ends.shape[1], np.inf)
         return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
@@ -351,12 +351,12 @@ def _pads_zero(walk: Walk, node: NodeProto) -> bool:
     return not value
 
 
-def _evaluate(walk: Walk, node: NodeProto, ends: Floats) -> Floats:
-    """A unary operator at the ends of bounds, `[2, n]`, by ONNX's reference evaluator."""
+def evaluate_unary(network: Network, node: NodeProto, ends: Floats) -> Floats:
+    """A unary operator at the given points, `[..., n]`, by ONNX's reference evaluator."""
     feeds: dict[str, Array] = {"x": ends.astype(np.float32)}
     names = ["x"]
     for i, name in enumerate(node.input[1:], 1):
-        value = walk.network.value_of(name) if name else None
+        value = network.value_of(name) if name else None
         if name and value is None:
             raise ValueError(f"{name} is computed at run time")
         names.append(f"x{i}" if name else "")
@@ -372,7 +372,7 @@ def _evaluate(walk: Walk, node: NodeProto, ends: Floats) -> Floats:
         for k, v in feeds.items()
     ]
     result = helper.make_tensor_value_info("y", 1, list(ends.shape))
-    opset = helper.make_opsetid("", walk.network.model.opset)
+    opset = helper.make_opsetid("", network.model.opset)
     model = helper.make_model(
         helper.make_graph([one], "one", kinds, [result]), opset_imports=[opset], ir_version=8
     )

@@ -15,6 +15,7 @@ from . import (
     recurrent,
     reshaping,
     runs,
+    sequences,
     spatial,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "recurrent",
     "reshaping",
     "runs",
+    "sequences",
     "spatial",
 ]

@@ -40,10 +40,11 @@ def branches(op: Op) -> None:
     known = condition is not None and is_number(condition.ravel().tolist()[0])
     if known and condition is not None:
         # A rank or a size was asked for, and it is known: the other branch is never taken.
-        taken = bodies[0] if bool(condition.ravel().tolist()[0]) else bodies[1]
-        bodies = [taken]
+        taken = bool(condition.ravel().tolist()[0])
+        bodies = bodies[:1] if taken else bodies[1:]
+        network.never.append((op.node, "else_branch" if taken else "then_branch"))
     for body in bodies:
-        walk(network, body)
+        walk(network, body.node)
     for i, name in enumerate(op.outputs):
         if not name:
             continue
@@ -91,7 +92,7 @@ def scan(op: Op) -> None:
             steps.append(axes.pop(at))
             op.pin(steps[-1], "steps of the scan")
         network.axes[body.input[i].name] = axes
-    walk(network, body)
+    walk(network, body.node)
     for i in range(states):
         inner = network.axes_of(body.output[i].name)
         _equate(op, op.axes(i), inner, "a state that changes its shape")
@@ -112,13 +113,22 @@ def loop(op: Op) -> None:
     body = _body(op, "body")
     network = op.network
     carried = len(op.inputs) - 2
-    for value in body.input[:2]:
-        network.axes[value.name] = []
+    for value in body.input[:2]:  # scalars, or of one element if the body says so
+        declared = network.declared(value.name)
+        network.axes[value.name] = [Dim(1)] if declared and len(declared) == 1 else []
     for i in range(carried):
-        network.axes[body.input[2 + i].name] = _carried(op, i)
-    walk(network, body)
+        if op.inputs[2 + i] in network.empty:
+            network.empty.add(body.input[2 + i].name)
+        else:
+            network.axes[body.input[2 + i].name] = _carried(op, i)
+    walk(network, body.node)
     for i in range(carried):
         inner = network.axes_of(body.output[1 + i].name)
+        if op.inputs[2 + i] in network.empty:
+            if inner is None:
+                raise Unsure("the rank of what it collects is unknown")
+            op.out(inner, i)
+            continue
         own = network.axes_of(body.input[2 + i].name)
         _equate(op, own, inner, "a state that changes its shape")
         if own is not None:

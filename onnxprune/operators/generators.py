@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from ..axes import Axis, Dim
 from ..network import Axes
 from ..op import Op
 from ..tables import function
-from ..values import Size, is_number
+from ..values import axis_of, is_number
 
 
 @function("constant_of_shape")
@@ -20,13 +22,12 @@ def constant_of_shape(op: Op) -> None:
     axes: Axes = []
     patch: dict[int | None, Axis] = {}
     for i, element in enumerate(value.ravel().tolist()):
-        if is_number(element):
-            axes.append(Dim(int(element)))
-            patch[i] = axes[-1]
-        elif isinstance(element, Size) and element.factor == 1 and len(element.dims) == 1:
-            axes.append(element.dims[0])
+        axis = axis_of(element)
+        if axis is None:
+            axis = op.network.symbol(None)
         else:
-            axes.append(op.network.symbol(None))
+            patch[i] = axis
+        axes.append(axis)
     op.out(axes)
     op.patch(0, patch)
 
@@ -34,10 +35,18 @@ def constant_of_shape(op: Op) -> None:
 @function("counted")
 def counted(op: Op) -> None:
     """Range: positions themselves are the values."""
-    value = op.network.shapes.get(op.outputs[0])
-    axes = [op.network.symbol(size) for size in value] if value else [op.network.symbol(None)]
-    op.pin_all(axes, "holds positions")
-    op.out(axes)
+    shape = op.network.shapes.get(op.outputs[0])
+    axis: Axis = op.network.symbol(shape[0] if shape else None)
+    values = [op.network.value_of(name) for name in op.inputs]
+    known = [value.item() for value in values if value is not None and value.size == 1]
+    if axis.size is None and len(known) == 3:
+        start, limit, step = known
+        if (start, step) == (0, 1):
+            axis = axis_of(limit) or axis
+        elif all(map(is_number, known)):
+            axis = Dim(max(0, math.ceil((limit - start) / step)))
+    op.pin(axis, "holds positions")
+    op.out([axis])
 
 
 @function("eye_like")

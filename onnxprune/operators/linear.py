@@ -21,15 +21,15 @@ def conv(op: Op) -> None:
     _activated(op)
     out = list(op.network.axes[op.outputs[0]] or ())
     for i, (s, k, t) in enumerate(zip(op.env["s"], op.env["k"], op.env["t"], strict=True)):
-        if k.size == 1 and not op.has(3) and _takes_all(op, i):
+        if k.size == 1 and not op.has(3) and takes_all(op, i):
             out[2 + i] = s
         else:
             op.pin_all((s, t), "spatial")
     op.out(out)
 
 
-def _takes_all(op: Op, i: int) -> bool:
-    """Whether a convolution steps over spatial axis `i` one by one and adds nothing to it."""
+def takes_all(op: Op, i: int) -> bool:
+    """Whether a convolution or pool steps over spatial axis `i` one by one and adds nothing."""
     strides, pads = op.attr("strides"), op.attr("pads")
     return not (strides and strides[i] != 1) and not (pads and any(pads[i :: len(pads) // 2]))
 

@@ -8,7 +8,7 @@ from ..axes import Axis, Dim, Product, factor, is_pinned, product, resolve
 from ..network import Axes, Unsure
 from ..op import Op
 from ..tables import function
-from ..values import UNKNOWN, Size, is_number, resolved, shape_range, size_of
+from ..values import UNKNOWN, Size, axis_of, is_number, normal, shape_range, size_of
 
 
 @function("transpose")
@@ -182,10 +182,10 @@ def _take(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
         factors[end : end + 1 or None] = list(first.parts)
         first = resolve(factors[end])
     if first.size is None:
-        if isinstance(wanted, Size) and isinstance(first, Dim) and first in resolved(wanted):
+        if isinstance(wanted, Size) and isinstance(first, Dim) and first in normal(wanted).dims:
             return factors.pop(end)
         return None
-    number = wanted.factor if isinstance(wanted, Size) else wanted
+    number = normal(wanted).factor if isinstance(wanted, Size) else wanted
     size = first.size
     if size and number % size == 0:
         return factors.pop(end)
@@ -236,22 +236,27 @@ def expand(op: Op) -> None:
             out.append(axis)
             continue
         if axis.size == 1:
-            if is_number(element):
-                fresh: Axis = Dim(int(element))
-            elif isinstance(element, Size) and element.factor == 1 and len(element.dims) == 1:
-                fresh = element.dims[0]
-            else:
+            fresh = axis_of(element)
+            if fresh is None:
                 fresh = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
                 op.pin(fresh, "expanded to a size that is only known at run time")
-            out.append(fresh)
-        else:
-            if axis.size is not None and not is_number(element):
-                op.pin(axis, "expanded to a size that is only known at run time")
-            out.append(axis)
-        if is_number(element):
-            patch[place] = out[-1]
+            axis = fresh
+        elif not is_number(element) and not _is_size(axis, element):
+            op.pin(axis, "expanded to a size that is only known at run time")
+        out.append(axis)
+        if element is not UNKNOWN:
+            patch[place] = axis
     op.out(out)
     op.patch(1, patch)
+
+
+def _is_size(axis: Axis, element: Any) -> bool:
+    """Whether `element`, computed at run time, is the size of `axis`: then it changes with it."""
+    size = size_of(axis)
+    if not isinstance(size, Size) or not isinstance(element, Size):
+        return False
+    a, b = normal(size), normal(element)
+    return a.factor == b.factor and sorted(map(id, a.dims)) == sorted(map(id, b.dims))
 
 
 @function("tile")
@@ -262,15 +267,16 @@ def tile(op: Op) -> None:
     if len(repeats) != len(axes):
         raise Unsure("not one number of repeats for each axis")
     out: Axes = []
-    for axis, n in zip(axes, repeats, strict=True):
-        if is_number(n):
-            copies: Axis = op.fixed(int(n), "copies made by Tile")
-        elif isinstance(n, Size) and n.factor == 1 and len(n.dims) == 1:
-            copies = n.dims[0]
-        else:
-            copies = op.fixed(None, "copies made by Tile")
+    patch: dict[int | None, Axis] = {}
+    for i, (axis, n) in enumerate(zip(axes, repeats, strict=True)):
+        copies = axis_of(n)  # each like the others, so any of them may go
+        if copies is None:
+            copies = op.fixed(None, "as many copies as only the run time knows")
+        elif copies.size != 1:
+            patch[i] = copies
         out.append(axis if copies.size == 1 else product((copies, axis)))
     op.out(out)
+    op.patch(1, patch)
 
 
 @function("shape")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..axes import Axis, Dim, concat, factor, is_pinned, split
+from ..axes import Axis, Dim, Pin, cancel, concat, factor, is_pinned, leaves, pin, split
 from ..network import Axes, Unsure
 from ..op import Op
+from ..strides import counts_through
 from ..tables import function
-from ..values import is_number
+from ..values import UNKNOWN, is_number, size_of
+from .reshaping import regroup
 
 
 @function("concat")
@@ -37,13 +39,20 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
         if None in sizes:
             out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
         else:
-            out[at] = op.fixed(sum(s for s in sizes if s), "made of runs that are pinned")
+            out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
     else:
         for run in runs:
             if run.size is None:
                 op.pin_all(runs, "laid end to end with a run of a size only known at run time")
         out[at] = concat(runs)
     op.out(out)
+
+
+def _pins(axes: Axes) -> tuple[Pin, ...]:
+    """Why `axes` are pinned, the widest of their dims first; for an axis that is made of them."""
+    dims = sorted((dim for axis in axes for dim in leaves(axis)), key=lambda dim: -(dim.size or 0))
+    found = dict.fromkeys(why for dim in dims for why in dim.pins)
+    return tuple(found)[: Dim.MAX_PINS] or (Pin("made of single positions"),)
 
 
 @function("split")
@@ -84,9 +93,10 @@ def split_runs(op: Op) -> None:
 def slice_runs(op: Op) -> None:
     axes = list(op.axes(0))
     attributes = not op.has(1)
-    starts = _elements(op, 1, "starts")
-    ends = _elements(op, 2, "ends")
-    where = [int(i) for i in _elements(op, 3, "axes") or range(len(starts))]
+    named = _elements(op, 3, "axes")
+    starts = _elements(op, 1, "starts", len(named))
+    ends = _elements(op, 2, "ends", len(named))
+    where = [int(i) for i in named or range(len(starts))]
     steps = _elements(op, 4, None) or [1] * len(starts)
     hint = op.out_shape()
     first: dict[int | None, Axis] = {}
@@ -111,12 +121,10 @@ def slice_runs(op: Op) -> None:
             last[i] = axis
             continue
         if not known or step != 1 or is_pinned(axis) or size is None:
-            op.pin(
-                axis,
-                "cut at positions that only the run time knows"
-                if not known
-                else f"cut with step {step}",
-            )
+            if not known:
+                op.pin(axis, "cut at positions that only the run time knows")
+            elif not is_pinned(axis):
+                op.pin(axis, f"cut with step {step}")
             count = None
             if known and size is not None:
                 count = len(
@@ -124,7 +132,8 @@ def slice_runs(op: Op) -> None:
                 )
             declared = hint[at] if hint and len(hint) == len(axes) else None
             axes[at] = op.network.symbol(count if count is not None else declared)
-            op.pin(axes[at], "a run of an axis that is pinned")
+            for why in _pins([axis]):
+                pin(axes[at], why)
             continue
         begin, stop, _ = slice(int(start), int(end), 1).indices(size)
         left, rest = split(axis, begin)
@@ -151,12 +160,13 @@ def _stop(end: Any, step: Any, size: int) -> int | None:
     return None if step < 0 and end < -size else int(end)
 
 
-def _elements(op: Op, i: int, attribute: str | None) -> list[Any]:
+def _elements(op: Op, i: int, attribute: str | None, count: int = 0) -> list[Any]:
+    """The elements of operand `i`, or of an attribute; `count` unknown ones where it is data."""
     if op.has(i):
         value = op.value(i)
-        if value is None:
+        if value is None and not count:
             raise Unsure(f"operand {op.inputs[i]!r} is computed at run time")
-        found: list[Any] = value.ravel().tolist()
+        found: list[Any] = [UNKNOWN] * count if value is None else value.ravel().tolist()
         return found
     return list(op.attr(attribute) or ()) if attribute else []
 
@@ -203,6 +213,16 @@ def gather(op: Op) -> None:
     data, indices = op.axes(0), op.axes(1)
     at = op.axis(0, len(data))
     op.pin_all(indices, "indices are values, not channels")
+    if len(data) == 1 < len(indices) and counts_through(
+        op.network, op.inputs[1], indices, data[at]
+    ):
+        # A view with strides, which has the elements in the order that they are in.
+        sizes = [size_of(axis) for axis in indices]
+        if sum(not is_number(size) for size in sizes) < 2:
+            found = regroup(op, [data[at]], sizes)
+            op.out([*data[:at], *found, *data[at + 1 :]])
+            op.network.reshapes.append((op.node, op.network.axes[op.outputs[0]] or []))
+            return
     picked = _picked(op, data[at])
     if picked is None:
         op.pin(data[at], "picked by index")
@@ -258,11 +278,13 @@ def _side_by_side(op: Op, data: Axes, others: list[Axes], at: int, why: str) -> 
         here = [other[i] for other in others]
         if i == at:
             op.pin_all((axis, *here), why)
-        elif axis.size is None or any(each.size != axis.size for each in here):
+            continue
+        rests = [cancel(axis, each) for each in here]
+        if None in rests:
             op.pin_all((axis, *here), "of unlike lengths")
-        else:
-            for each in here:
-                op.unify(axis, each)
+        for rest in rests:
+            if rest is not None:
+                op.unify(*rest)
 
 
 @function("gather_nd")

@@ -9,6 +9,7 @@ from ..network import Axes, Unsure
 from ..op import Op
 from ..tables import function
 from ..values import is_number
+from .linear import takes_all
 
 
 @function("resize")
@@ -72,6 +73,23 @@ def space_to_depth(op: Op) -> None:
     ]
     op.pin_all(smaller, "spatial")
     op.out([n, product((b1, b2, channels)), *smaller])
+
+
+@function("pool")
+def pool(op: Op) -> None:
+    """A pool over windows: along an axis where these are of one position, it passes the axis on.
+
+    Nothing is said of MaxPool's indices: they run over channels and positions at once.
+    """
+    op.match()
+    kernel = op.attr("kernel_shape") or []
+    out = list(op.network.axes[op.outputs[0]] or ())
+    for i, (s, t) in enumerate(zip(op.env["s"], op.env["t"], strict=True)):
+        if i < len(kernel) and kernel[i] == 1 and takes_all(op, i) and not op.outputs[1:]:
+            out[2 + i] = s
+        else:
+            op.pin_all((s, t), "spatial")
+    op.out(out)
 
 
 @function("global_pool")

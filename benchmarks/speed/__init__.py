@@ -1,0 +1,1 @@
+"""The latency benchmark: what `onnxprune` makes faster, and by how much. See `latency.py`."""

@@ -1,0 +1,80 @@
+"""Reconstruction as a run asks for it: of a given choice, or with a choice of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .axes import Choice, Index, Rows, kept_size
+from .calibration import Calibration, CalibrationData
+from .errors import UsageError
+from .model_costs import macs_cost
+from .network import Network
+from .planning import Planner
+from .reconstruction import Outcome, Rounds, choose_and_reconstruct, reconstruct
+from .rounding import steps_of
+
+
+@dataclass
+class Rebuilder:
+    """What `--reconstruct` needs to know."""
+
+    data: CalibrationData
+    threads: int = 1
+    seed: int = 0
+    progress: Callable[[str], None] = lambda _: None
+
+    @classmethod
+    def of(
+        cls,
+        data: CalibrationData | None,
+        threads: int,
+        seed: int,
+        progress: Callable[[str], None] | None,
+    ) -> Rebuilder:
+        """Raises UsageError where there is no calibration data."""
+        if data is None:
+            raise UsageError(
+                "--reconstruct needs inputs: give --calibration FILE, or --calibration synthetic"
+            )
+        return cls(data, threads, seed, progress or (lambda _: None))
+
+    def _open(self, network: Network) -> Calibration:
+        return self.data.open(network.model.proto, network.model.base_dir)
+
+    def refit(self, network: Network, choice: Choice) -> Outcome:
+        """The model with a given choice, refitted."""
+        return reconstruct(
+            network,
+            choice,
+            self._open(network),
+            threads=self.threads,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def choose(self, planner: Planner) -> tuple[list[Index | Rows], Outcome]:
+        """What is kept of each of the planner's groups, and the refitted model.
+
+        The budget is what the planner's own choice comes to in MACs, whatever it was asked for.
+        """
+        network, groups = planner.network, planner.groups
+        cost = macs_cost(network, self.data.shapes)
+        kept = planner.keep()
+        widths = {g.dim: kept_size(each) for g, each in zip(groups, kept, strict=True)}
+        steps = steps_of(network, groups, planner.budget.round_to)
+        outcome = choose_and_reconstruct(
+            network,
+            groups,
+            cost,
+            cost.total(widths),
+            self._open(network),
+            rounds=Rounds(steps={g.dim: s for g, s in zip(groups, steps, strict=True)}),
+            threads=self.threads,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        whole = [np.arange(group.size, dtype=np.int64) for group in groups]
+        return [outcome.choice.get(g.dim, w) for g, w in zip(groups, whole, strict=True)], outcome

@@ -1,0 +1,24 @@
+"""Reconstruction: the accuracy that pruning lost, won back without training.
+
+Forward passes and least squares only. A pruned model is walked in graph order; each layer that
+reads what was cut is refitted so that, fed by its own pruned and refitted predecessors, it gives
+what the original gives at the channels that are left.
+
+| file | idea |
+| --- | --- |
+| `operators` | an operator as a matrix product |
+| `sites` | which nodes are refitted, and where their results count |
+| `reached` | which tensors a choice changes at all |
+| `store`, `segments` | activations; running a model piece by piece, each node once |
+| `problem`, `gram`, `solve`, `relu` | one site's least-squares problem and its solution |
+| `parts`, `writing` | weights in and out of a ModelProto |
+| `walk` | one pass in graph order |
+| `consumers`, `eliminate` | what reads a group; in which order its channels can go |
+| `probes`, `sensitivity`, `rounds` | what that costs the outputs; widths for a budget; in rounds |
+| `outcome` | the whole job |
+"""
+
+from .outcome import Outcome, choose_and_reconstruct, reconstruct
+from .rounds import Rounds
+
+__all__ = ["Outcome", "Rounds", "choose_and_reconstruct", "reconstruct"]

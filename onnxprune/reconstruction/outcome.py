@@ -1,0 +1,180 @@
+"""The whole job: a plan's model refitted, or the plan chosen as well; and a check of the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from ..axes import Choice
+from ..calibration import Calibration
+from ..costs import Cost
+from ..groups import Group
+from ..network import Network
+from ..rewrite import rewrite
+from ..runtime import Feeds, run, session
+from .parts import cut
+from .probes import distance, output_kinds
+from .problem import HELD_OUT
+from .rounds import Rounds, choose_and_refit
+from .sites import find_sites
+from .walk import Settings, Walk, walk
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class SiteResult:
+    """How one node did: relative squared error on held-out rows."""
+
+    node: str
+    before: float
+    after: float
+    refitted: bool
+
+
+@dataclass
+class Outcome:
+    """A refitted model, and how it came about."""
+
+    model: ModelProto = field(repr=False)
+    choice: Choice = field(repr=False)
+    sites: list[SiteResult]
+    #: Nodes with weights that were left alone: (node, reason).
+    skipped: list[tuple[str, str]]
+    #: Distance of the outputs from the original's on held-out inputs, per sample.
+    before: float
+    after: float
+    samples: int
+    #: What the calibration data was, in words.
+    source: str = ""
+
+    def text(self) -> str:
+        """One line for people."""
+        done = sum(each.refitted for each in self.sites)
+        return (
+            f"{done} of {len(self.sites)} layers refitted on {self.source}: the outputs'"
+            f" distance from the original's on held-out inputs went from {self.before:.3g} to"
+            f" {self.after:.3g}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "sites": [asdict(each) for each in self.sites],
+            "skipped": [list(each) for each in self.skipped],
+            "before": self.before,
+            "after": self.after,
+            "samples": self.samples,
+            "source": self.source,
+        }
+
+
+def reconstruct(
+    network: Network,
+    choice: Choice,
+    calibration: Calibration,
+    *,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> Outcome:
+    """The model cut to `choice`, every site refitted to what the original gives.
+
+    With an empty choice nothing changes. Where the outputs are no better for it on the held-out
+    inputs, the model is as it was cut.
+
+    Raises:
+        UsageError: there is no calibration data.
+        UnsupportedModel: the model can't be run piece by piece.
+    """
+    sites, skipped = find_sites(network)
+    batches = shuffled(calibration, seed)
+    settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
+    walked = walk(network, sites, cut(network, sites, choice), choice, batches, settings, progress)
+    return _finished(network, choice, walked, skipped, batches, settings, calibration)
+
+
+def choose_and_reconstruct(
+    network: Network,
+    groups: Sequence[Group],
+    cost: Cost,
+    amount: float,
+    calibration: Calibration,
+    *,
+    rounds: Rounds | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> Outcome:
+    """Widths of `groups` for a budget (`amount` of `cost`), chosen by what refitting can't mend.
+
+    Raises: as `reconstruct`.
+    """
+    sites, skipped = find_sites(network)
+    batches = shuffled(calibration, seed)
+    settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
+    rounds = replace(rounds or Rounds(), settings=settings)
+    choice, walked = choose_and_refit(
+        network, sites, groups, cost, amount, batches, rounds, progress
+    )
+    return _finished(network, choice, walked, skipped, batches, settings, calibration)
+
+
+def shuffled(calibration: Calibration, seed: int, size: int = 64) -> list[Feeds]:
+    """All batches of calibration data, samples in random order: at least two where it can be."""
+    count = calibration.samples
+    if count is not None and count < size * HELD_OUT:
+        size = max(1, -(-count // HELD_OUT))
+    batches = list(calibration.batches(size))
+    order = np.random.default_rng(seed).permutation(len(batches))
+    return [batches[i] for i in order]
+
+
+def _finished(
+    network: Network,
+    choice: Choice,
+    walked: Walk,
+    skipped: list[tuple[str, str]],
+    batches: Sequence[Feeds],
+    settings: Settings,
+    calibration: Calibration,
+) -> Outcome:
+    """What came out, or the model as it was cut where that is better on held-out inputs."""
+    every = min(HELD_OUT, len(batches))
+    held = [feeds for i, feeds in enumerate(batches) if i % every == every - 1]
+    plain = rewrite(network, choice)
+    before, after = (
+        _distance(network, model, held, settings) if walked.sites else 0.0
+        for model in (plain, walked.model)
+    )
+    model = walked.model if after < before else plain
+    return Outcome(
+        model,
+        choice,
+        [SiteResult(r.site.name, r.before, r.after, r.ridge is not None) for r in walked.sites],
+        skipped,
+        before,
+        min(before, after),
+        sum(len(next(iter(feeds.values()))) for feeds in batches),
+        calibration.source,
+    )
+
+
+def _distance(
+    network: Network, model: ModelProto, batches: Sequence[Feeds], settings: Settings
+) -> float:
+    original, other = (
+        session(each, optimize=True, threads=settings.threads, base_dir=settings.base_dir)
+        for each in (network.model.proto, model)
+    )
+    total, count = 0.0, 0
+    for feeds in batches:
+        wanted = run(original, feeds)
+        total += distance(run(other, feeds), wanted, output_kinds(wanted))
+        count += len(next(iter(feeds.values())))
+    return total / max(count, 1)

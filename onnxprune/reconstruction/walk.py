@@ -1,0 +1,272 @@
+"""One walk over a pruned model in graph order: each site is refitted to the original's outputs.
+
+Two models advance side by side over the calibration data, the original and the pruned one. At each
+site the pruned model's own input, made by layers that are refitted already, is set against what the
+original gives at the channels that are left. Every node runs once in each model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from ..axes import Choice, Index
+from ..network import Network
+from ..rewrite import changed_positions
+from ..runtime import Feeds
+from .gram import Gram, Matrix
+from .normalise import Norm, find_norms, refit_norm
+from .parts import Cut, Part, Place
+from .problem import Problem, affine
+from .reached import reached
+from .recurrent import Recurrent, find_recurrent, refit_recurrent
+from .relu import refine
+from .segments import Frontier
+from .sites import Site
+from .solve import NOTHING, Fit, fit
+from .store import Store
+from .writing import Writer
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Settings:
+    """How a walk is done."""
+
+    threads: int = 1
+    seed: int = 0
+    #: Rows used for each site; None for as many as its unknowns ask for.
+    rows: int | None = None
+    #: Passes that mind the Relu behind a site.
+    relu_passes: int = 3
+    #: Only gather Gram matrices; change nothing.
+    only_look: bool = False
+    #: Keep each site's Gram matrix.
+    keep_grams: bool = False
+    base_dir: Path = Path(".")
+
+
+@dataclass
+class Refitted:
+    """What became of one site."""
+
+    site: Site
+    #: Relative squared error on held-out rows, before and after.
+    before: float
+    after: float
+    ridge: float | None
+    rows: int = 0
+    gram: Gram | None = None
+    #: The weights `[g, k, o]` that it has now, where Gram matrices are kept.
+    w: Matrix | None = None
+
+
+@dataclass
+class RefittedNode:
+    """What became of a normalisation or a recurrent node; the errors are as a site's."""
+
+    name: str
+    before: float
+    after: float
+    refitted: bool
+
+
+@dataclass
+class Walk:
+    """A model whose sites were refitted, and how each of them did."""
+
+    model: ModelProto
+    sites: list[Refitted] = field(default_factory=list)
+    others: list[RefittedNode] = field(default_factory=list)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+def walk(
+    network: Network,
+    sites: Sequence[Site],
+    model: Cut,
+    choice: Choice,
+    batches: Sequence[Feeds],
+    settings: Settings,
+    progress: Progress = lambda _: None,
+) -> Walk:
+    """Refit `model`, which is the network cut to `choice`, in place.
+
+    Args:
+        batches: calibration inputs; one batch in eight is held out, at least one.
+    """
+    with Store() as store:
+        return _Walker(network, sites, model, choice, batches, settings, store, progress).run()
+
+
+class _Walker:
+    def __init__(
+        self,
+        network: Network,
+        sites: Sequence[Site],
+        cut: Cut,
+        choice: Choice,
+        batches: Sequence[Feeds],
+        settings: Settings,
+        store: Store,
+        progress: Progress,
+    ) -> None:
+        self.network, self.choice, self.settings = network, choice, settings
+        self.progress = progress
+        self.changed: set[str] = set()
+        reference, model = network.model, cut.model
+        ranks = {name: len(axes) for name, axes in network.axes.items() if axes is not None}
+        self.before = Writer(reference.proto, reference.base_dir, ranks)
+        self.writer = Writer(model, settings.base_dir, ranks)
+        self.writer.absorbed.update(cut.absorbed)
+        self.walked = Walk(model)
+        here = [site for site in sites if site.y in self.writer.nodes]
+        if not settings.only_look:
+            self.changed = reached(network, choice)
+            for site in here:
+                place = Place(site, self.writer)
+                self.walked.parts[site.y] = place.part()
+            if not settings.keep_grams:
+                here = [site for site in here if site.y in self.changed]
+        self.sites = [_safe(site, self.before) for site in here]
+        self.norms = [
+            norm
+            for norm in find_norms(network, self.sites)
+            if norm.y in self.changed and norm.y in self.writer.nodes
+        ]
+        self.cells = [
+            cell
+            for cell in find_recurrent(network)
+            if cell.y in self.changed and cell.y in self.writer.nodes
+        ]
+        more: list[Norm | Recurrent] = [*self.norms, *self.cells]
+        rest = [self._needs(step) for step in more]
+        self.original = Frontier(
+            reference.proto,
+            batches,
+            store,
+            wanted=[name for site in self.sites for name in self._of_original(site)]
+            + [name for theirs, _ in rest for name in theirs],
+            base_dir=reference.base_dir,
+            threads=settings.threads,
+            tag="original ",
+        )
+        self.pruned = Frontier(
+            model,
+            batches,
+            store,
+            wanted=[name for site in self.sites for name in self._of_pruned(site)]
+            + [name for _, ours in rest for name in ours],
+            base_dir=settings.base_dir,
+            threads=settings.threads,
+            tag="pruned ",
+        )
+
+    def run(self) -> Walk:
+        steps: list[Site | Norm | Recurrent] = [*self.sites, *self.norms, *self.cells]
+        steps.sort(key=lambda each: each.index)
+        for i, step in enumerate(steps):
+            self.progress(f"refit {i + 1}/{len(steps)}")
+            theirs, ours = self._needs(step)
+            self.original.advance(theirs)
+            self.pruned.advance(ours)
+            if isinstance(step, Norm):
+                self._refit_norm(step)
+            elif isinstance(step, Recurrent):
+                self._refit_cell(step)
+            else:
+                self.walked.sites.append(self._refit(step))
+            self.original.release(theirs)
+            self.pruned.release(ours)
+        self.writer.sweep()
+        return self.walked
+
+    def _needs(self, step: Site | Norm | Recurrent) -> tuple[list[str], list[str]]:
+        """The tensors that a step looks at, in the original and in the pruned model."""
+        if isinstance(step, Norm):
+            return [step.y], [step.y]
+        if isinstance(step, Recurrent):
+            return tuple(  # type: ignore[return-value]
+                [name for name in step.needs(w.node(step.y)) if name not in w.initializers]
+                for w in (self.before, self.writer)
+            )
+        return self._of_original(step), self._of_pruned(step)
+
+    def _refit_cell(self, cell: Recurrent) -> None:
+        axes = self.network.axes[cell.node.input[2]] or []
+        gates, hidden = (changed_positions(axis, self.choice) for axis in axes[1:])
+        found = refit_recurrent(
+            cell, self.original, self.pruned, self.before, self.writer, gates, hidden
+        )
+        self.walked.others.append(RefittedNode(cell.name, *found))
+        self.pruned.reindex()
+
+    def _refit_norm(self, norm: Norm) -> None:
+        kept = [changed_positions(axis, self.choice) for axis in self.network.axes[norm.y] or ()]
+        found = refit_norm(norm, self.original, self.pruned, self.writer, kept)
+        self.walked.others.append(RefittedNode(norm.name, *found))
+        self.pruned.reindex()
+
+    def _of_original(self, site: Site) -> list[str]:
+        if site.hidden:
+            return [site.x, *([site.other] if site.other else [])]
+        return [site.end]
+
+    def _of_pruned(self, site: Site) -> list[str]:
+        return [Place(site, self.writer).x, *([site.other] if site.other else [])]
+
+    def _refit(self, site: Site) -> Refitted:
+        place = Place(site, self.writer)
+        problem = Problem(
+            place,
+            self.original,
+            self.pruned,
+            self._kept(site),
+            self._hidden(site) if site.hidden else None,
+            self.settings.seed,
+            self.settings.rows,
+        )
+        w0, b0 = place.read()
+        train, held = problem.grams()
+        if self.settings.only_look or site.y not in self.changed:
+            spread = max(float(held.spread().sum()), 1e-30)
+            error = float(held.errors(w0, b0).sum()) / spread
+            found = Fit(w0, b0, None, error, error)
+        else:
+            found = fit(train, held, w0, b0)
+            if site.relu and self.settings.relu_passes and found.before > NOTHING:
+                found = refine(problem, train, held, found, w0, b0, self.settings.relu_passes)
+        if found.ridge is not None:
+            place.write(found.w, found.b)
+            self.pruned.reindex()  # there may be a new bias, even a new node
+            place = Place(site, self.writer)
+        self.walked.parts[site.y] = place.part()
+        result = Refitted(site, found.before, found.after, found.ridge, train.rows + held.rows)
+        if self.settings.keep_grams:
+            result.gram, result.w = train + held, found.w
+        return result
+
+    def _kept(self, site: Site) -> list[Index | None]:
+        axes = self.network.axes.get(site.end) or []
+        return [changed_positions(axis, self.choice) for axis in axes]
+
+    def _hidden(self, site: Site) -> tuple[Matrix, Matrix, Sequence[int], Index | None]:
+        place = Place(site, self.before)
+        axis = site.axes[site.linear.channel_axis]
+        return *place.read(), place.shape, changed_positions(axis, self.choice)
+
+
+def _safe(site: Site, writer: Writer) -> Site:
+    """The site, compared at its own output where what follows nearly cancels a channel."""
+    if site.hidden or not site.steps:
+        return site
+    scale, _ = affine(site.steps, writer)
+    size = np.abs(scale)
+    if np.all(np.isfinite(size)) and size.min() > 1e-3 * size.max():
+        return site
+    return replace(site, steps=[], end=site.y, other="", relu=False)

@@ -1,0 +1,477 @@
+"""What exporters write: patterns met in the zoo, each on the smallest model that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune.axes import leaves
+from onnxprune.infer import infer
+from onnxprune.loading import load
+from onnxprune.strides import Count, count_of
+from onnxprune.tables import built_in
+
+from .graphs import make, weight
+
+node = helper.make_node
+
+
+def ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def sizes(tensor: str, *wanted: str | int) -> list[NodeProto]:
+    """Nodes that compute the shape `{tensor}_shape` from numbers and products like `0*1*2`."""
+    nodes = [node("Shape", [tensor], [f"{tensor}_sizes"])]
+    for i, each in enumerate(wanted):
+        factors = str(each).split("*") if isinstance(each, str) else []
+        name = f"{tensor}_{i}"
+        if not factors:
+            nodes.append(node("Constant", [], [name], value_ints=[each]))
+        for k, axis in enumerate(factors):
+            part = f"{name}_{k}"
+            nodes.append(node("Constant", [], [f"{part}_at"], value_ints=[int(axis)]))
+            out = part if k or len(factors) > 1 else name
+            nodes.append(node("Gather", [f"{tensor}_sizes", f"{part}_at"], [out], axis=0))
+        if len(factors) == 2:
+            nodes.append(node("Mul", [f"{name}_0", f"{name}_1"], [name]))
+    parts = [f"{tensor}_{i}" for i in range(len(wanted))]
+    return [*nodes, node("Concat", parts, [f"{tensor}_shape"], axis=0)]
+
+
+def kept(model: ModelProto) -> dict[str, tuple[int, int]]:
+    """Prune by half, with both certificates: what is left of each group."""
+    report = onnxprune.prune(model, benchmark=False).report
+    assert report.certificate is not None and report.certificate.ok and report.certificate.proves
+    return {group.name: (group.size, group.kept) for group in report.groups}
+
+
+def normalised_heads() -> ModelProto:
+    """Batch and heads merged to one axis, of a size computed at run time; norms expanded to it."""
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Reshape", ["h", "split"], ["four"]),
+            node("Transpose", ["four"], ["t"], perm=[0, 2, 1, 3]),
+            *sizes("t", "0*1", "2", 3),
+            node("Reshape", ["t", "t_shape"], ["merged"]),
+            *sizes("merged", "0", "1", 3),
+            node("ReduceL2", ["merged"], ["norm"], axes=[-1], keepdims=1),
+            node("Expand", ["norm", "merged_shape"], ["norms"]),
+            node("Div", ["merged", "norms"], ["unit"]),
+            node("Reshape", ["unit", "apart"], ["u"]),
+            node("Transpose", ["u"], ["v"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["v", "together"], ["flat"]),
+            node("MatMul", ["flat", "w2"], ["y"]),
+        ],
+        {"x": ["N", 5, 6]},
+        {"y": ["N", 5, 4]},
+        {
+            **{"w1": weight("w1", 6, 12), "w2": weight("w2", 12, 4), "split": ints(0, 0, 4, 3)},
+            **{"apart": ints(-1, 4, 5, 3), "together": ints(0, 0, -1)},
+        },
+    )
+
+
+def rest_of_merged() -> ModelProto:
+    """`[n, a*b, -1, 3]`: what -1 stands for does not depend on the sizes of the run time."""
+    return make(
+        [
+            node("Reshape", ["x", "rows"], ["r"]),
+            node("MatMul", ["r", "w1"], ["h"]),
+            *sizes("r", "0", "1", -1, 3),
+            node("Reshape", ["h", "r_shape"], ["heads"]),
+            node("Softmax", ["heads"], ["p"], axis=1),
+            *sizes("heads", "0", "1", -1),
+            node("Reshape", ["p", "heads_shape"], ["flat"]),
+            node("MatMul", ["flat", "w2"], ["y"]),
+        ],
+        {"x": ["N", "A", "B", 6]},
+        {"y": ["N", "S", 4]},
+        {"w1": weight("w1", 6, 12), "w2": weight("w2", 12, 4), "rows": ints(0, -1, 6)},
+    )
+
+
+def strided_view(batch: int | str = "N") -> ModelProto:
+    """PyTorch's as_strided: a Gather from the flat tensor, at a Range for each axis."""
+    weights = {
+        **{"w1": weight("w1", 8, 3, 1, 1), "w2": weight("w2", 8, 4), "all": ints(-1)},
+        **{"zero": np.int64(0), "one": np.int64(1), "eight": np.int64(8)},
+        **{"first": ints(0), "behind": ints(1), "empty": np.zeros((1, 1), np.int64)},
+        "channels": np.arange(8, dtype=np.int64)[None],
+    }
+    return make(
+        [
+            node("Conv", ["x", "w1"], ["c"]),
+            node("GlobalAveragePool", ["c"], ["pooled"]),
+            node("Reshape", ["pooled", "all"], ["flat"]),
+            node("Shape", ["x"], ["sizes"]),
+            node("Gather", ["sizes", "zero"], ["n"]),
+            node("Range", ["zero", "n", "one"], ["rows"]),
+            node("Mul", ["rows", "eight"], ["starts"]),
+            node("Unsqueeze", ["starts", "behind"], ["column"]),
+            node("Add", ["column", "channels"], ["sum"]),
+            node("Add", ["sum", "empty"], ["index"]),
+            node("Gather", ["flat", "index"], ["view"], axis=0),
+            node("MatMul", ["view", "w2"], ["y"]),
+        ],
+        {"x": [batch, 3, 2, 2]},
+        {"y": [batch, 4]},
+        weights,
+    )
+
+
+def same_padding() -> ModelProto:
+    """TensorFlow's SAME: how much is padded depends on sizes of the run time; channels are not."""
+    weights = {
+        **{"w1": weight("w1", 8, 3, 1, 1), "w2": weight("w2", 4, 8, 3, 3), "least": ints(0)},
+        **{"at": ints(2), "stride": ints(2), "width": ints(3), "one": ints(1), "none": ints(0, 0)},
+        "low": np.int64(0),
+    }
+    return make(
+        [
+            node("Conv", ["x", "w1"], ["c"]),
+            node("Shape", ["c"], ["sizes"]),
+            node("Gather", ["sizes", "at"], ["size"]),
+            node("Sub", ["size", "one"], ["last"]),
+            node("Div", ["last", "stride"], ["steps"]),
+            node("Mul", ["steps", "stride"], ["reach"]),
+            node("Add", ["reach", "width"], ["end"]),
+            node("Sub", ["end", "size"], ["lacking"]),
+            node("Clip", ["lacking", "low"], ["after"]),
+            node("Concat", ["none", "none", "none", "after", "after"], ["pads"], axis=0),
+            node("Pad", ["c", "pads"], ["padded"]),
+            node("Conv", ["padded", "w2"], ["d"], strides=[2, 2]),
+            node("GlobalAveragePool", ["d"], ["y"]),
+        ],
+        {"x": ["N", 3, "H", "H"]},
+        {"y": ["N", 4, 1, 1]},
+        weights,
+    )
+
+
+def experts() -> ModelProto:
+    """A table of matrices, of which each sample gets its own by GatherND."""
+    weights = {
+        **{"up": weight("up", 3, 8, 6), "down": weight("down", 3, 4, 8), "last": ints(-1)},
+    }
+    return make(
+        [
+            node("ArgMax", ["x"], ["best"], axis=1, keepdims=1),
+            node("Constant", [], ["three"], value_int=3),
+            node("Mod", ["best", "three"], ["expert"]),
+            node("GatherND", ["up", "expert"], ["u"]),
+            node("GatherND", ["down", "expert"], ["d"]),
+            node("Unsqueeze", ["x", "last"], ["column"]),
+            node("MatMul", ["u", "column"], ["h"]),
+            node("Relu", ["h"], ["r"]),
+            node("MatMul", ["d", "r"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4, 1]},
+        weights,
+    )
+
+
+def picked_beside() -> ModelProto:
+    """GatherElements along one axis; data and indices have the others in common."""
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            *sizes("h", "0", "1", 8),
+            node("Expand", ["places", "h_shape"], ["index"]),
+            node("GatherElements", ["h", "index"], ["picked"], axis=1),
+            node("MatMul", ["picked", "w2"], ["y"]),
+        ],
+        {"x": ["N", "S", 6]},
+        {"y": ["N", "S", 4]},
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4), "places": np.zeros((1, 1, 1), int)},
+    )
+
+
+def branches() -> ModelProto:
+    """An If whose condition is known; the other branch fits the original widths only."""
+    then = helper.make_graph(
+        [node("Relu", ["h"], ["then"])], "then", [], [onnx.ValueInfoProto(name="then")]
+    )
+    other = helper.make_graph(
+        [node("Add", ["h", "eight"], ["else"])],
+        "else",
+        [],
+        [onnx.ValueInfoProto(name="else")],
+        [numpy_helper.from_array(weight("eight", 8), "eight")],
+    )
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Shape", ["h"], ["sizes"]),
+            node("Size", ["sizes"], ["rank"]),
+            node("Constant", [], ["two"], value_int=2),
+            node("Equal", ["rank", "two"], ["flat"]),
+            node("If", ["flat"], ["r"], then_branch=then, else_branch=other),
+            node("MatMul", ["r", "w2"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4]},
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4)},
+    )
+
+
+def pooled_steps() -> ModelProto:
+    """Funnel's pool: channels stand where a pool has its second spatial axis, and are passed on."""
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Unsqueeze", ["h", "one"], ["image"]),
+            node("AveragePool", ["image"], ["less"], kernel_shape=[2, 1], strides=[2, 1]),
+            node("Squeeze", ["less", "one"], ["s"]),
+            node("MatMul", ["s", "w2"], ["y"]),
+        ],
+        {"x": ["N", 6, 6]},
+        {"y": ["N", 3, 4]},
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4), "one": ints(1)},
+    )
+
+
+def repeated_heads() -> ModelProto:
+    """Keys and values for several queries, repeated by Tile."""
+    return make(
+        [
+            node("MatMul", ["x", "wq"], ["q"]),
+            node("Reshape", ["q", "four"], ["qs"]),
+            node("MatMul", ["x", "wk"], ["k"]),
+            node("Reshape", ["k", "two"], ["ks"]),
+            node("Tile", ["ks", "twice"], ["kk"]),
+            node("Mul", ["qs", "kk"], ["m"]),
+            node("Reshape", ["m", "flat"], ["f"]),
+            node("MatMul", ["f", "w2"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4]},
+        {
+            **{"wq": weight("wq", 6, 12), "wk": weight("wk", 6, 6), "w2": weight("w2", 12, 4)},
+            **{"four": ints(-1, 4, 3), "two": ints(-1, 2, 3), "twice": ints(1, 2, 1)},
+            "flat": ints(-1, 12),
+        },
+    )
+
+
+def size_of_data() -> ModelProto:
+    """Rows of zeros, as many as the data says, of a width that is known."""
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
+            node("ReduceMax", ["best"], ["most"], keepdims=1),
+            node("Concat", ["most", "width"], ["shape"], axis=0),
+            node("ConstantOfShape", ["shape"], ["zeros"]),
+            node("Concat", ["h", "zeros"], ["rows"], axis=0),
+            node("MatMul", ["rows", "w2"], ["z"]),
+            node("ReduceSum", ["z", "first"], ["y"], keepdims=1),
+        ],
+        {"x": ["N", 6]},
+        {"y": [1, 4]},
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4), "width": ints(8), "first": ints(0)},
+    )
+
+
+def collected_runs() -> ModelProto:
+    """How TorchScript writes tensor_split: a loop fills a sequence with runs of one axis."""
+    body = helper.make_graph(
+        [
+            node("Gather", ["starts", "i"], ["start"], axis=0),
+            node("Add", ["i", "one"], ["next"]),
+            node("Gather", ["starts", "next"], ["end"], axis=0),
+            node("Slice", ["h", "start", "end", "one"], ["run"]),
+            node("SequenceInsert", ["before", "run"], ["after"]),
+            node("Identity", ["go"], ["on"]),
+        ],
+        "runs",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_sequence_value_info("before", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_sequence_value_info("after", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("SequenceEmpty", [], ["none"]),
+            node("Loop", ["two", "yes", "none"], ["runs"], body=body),
+            node("SequenceAt", ["runs", "at"], ["second"]),
+            node("MatMul", ["second", "w2"], ["y"]),
+        ],
+        {"x": ["N", 5, 6]},
+        {"y": ["N", "M", 4]},
+        {
+            **{"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4), "starts": ints(0, 1, 5)},
+            **{"one": ints(1), "two": np.int64(2), "yes": np.bool_(True), "at": np.int64(1)},
+        },
+    )
+
+
+def indexed_run() -> ModelProto:
+    """SplitToSequence without keepdims, as TorchScript writes unbind."""
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("SplitToSequence", ["h", "one"], ["all"], axis=1, keepdims=0),
+            node("SequenceAt", ["all", "one"], ["second"]),
+            node("MatMul", ["second", "w2"], ["y"]),
+        ],
+        {"x": ["N", 5, 6]},
+        {"y": ["N", 4]},
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 4), "one": np.int64(1)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (normalised_heads, {"w1": (4, 2), "w1#2": (3, 3)}),
+        (rest_of_merged, {"w1": (4, 2), "w1#2": (3, 3)}),
+        (strided_view, {"w1": (8, 4)}),
+        (same_padding, {"w1": (8, 4)}),
+        (experts, {"up": (8, 4)}),
+        (picked_beside, {"w1": (8, 4)}),
+        (branches, {"w1": (8, 4)}),
+        (pooled_steps, {"w1": (8, 4)}),
+        (size_of_data, {"w1": (8, 4)}),
+        (collected_runs, {"w1": (8, 4)}),
+        (indexed_run, {"w1": (8, 4)}),
+    ],
+)
+def test_it_is_pruned_and_certified(
+    build: Callable[[], ModelProto], expected: dict[str, tuple[int, int]]
+) -> None:
+    assert kept(build()) == expected
+
+
+def test_copies_made_by_tile_are_as_many_as_their_readers_have() -> None:
+    found = kept(repeated_heads())
+    assert {size for size, _ in found.values()} == {2, 3}
+
+
+@pytest.mark.parametrize("batch", ["N", 5])
+def test_a_view_with_strides_becomes_a_reshape(batch: int | str) -> None:
+    result = onnxprune.prune(strided_view(batch), benchmark=False)
+    kinds = [each.op_type for each in result.model.graph.node]
+    assert "Range" not in kinds and kinds.count("Reshape") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("eight", np.int64(7)), ("channels", np.arange(8, dtype=np.int64)[None, ::-1] + 0)],
+)
+def test_other_strides_are_not_followed(name: str, change: NDArray[np.int64]) -> None:
+    """Rows that overlap, and channels that come in another order."""
+    model = strided_view()
+    (tensor,) = [each for each in model.graph.initializer if each.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change), name))
+    assert onnxprune.inspect(model).groups == []
+
+
+def test_how_constants_count() -> None:
+    grid = np.arange(12, dtype=np.int64).reshape(3, 4)
+    model = make(
+        [node("Gather", ["x", "grid"], ["a"]), node("Gather", ["x", "odd"], ["b"])],
+        {"x": [12]},
+        {"a": [3, 4], "b": [3, 4]},
+        {"grid": grid, "odd": grid**2},
+    )
+    network = infer(load(model), built_in())
+    assert count_of(network, "grid") == Count(0, (4, 1))
+    assert count_of(network, "odd") is None
+
+
+def test_what_is_written_into_a_constant_is_a_constant() -> None:
+    """A bias without its middle third, as PyTorch writes `bias[4:8].zero_()`."""
+    bias = weight("bias", 12)
+    made = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Expand", ["zero", "four"], ["zeros"]),
+            node("ScatterND", ["bias", "places", "zeros"], ["fixed"]),
+            node("Add", ["h", "fixed"], ["a"]),
+            node("Split", ["a"], ["q", "k", "v"], axis=-1),
+            node("Mul", ["q", "k"], ["s"]),
+            node("Mul", ["s", "v"], ["m"]),
+            node("MatMul", ["m", "w2"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 3]},
+        {
+            **{"w1": weight("w1", 6, 12), "w2": weight("w2", 4, 3), "bias": bias},
+            **{"zero": np.zeros(1, np.float32), "four": ints(4)},
+            "places": ints(4, 5, 6, 7)[:, None],
+        },
+    )
+    read = load(made)
+    assert [each.op_type for each in read.proto.graph.node][:2] == ["MatMul", "Add"]
+    assert {each.name for each in read.proto.graph.initializer} == {"w1", "w2", "bias"}
+    assert (read.read("bias")[4:8] == 0).all() and (read.read("bias")[:4] == bias[:4]).all()
+    assert kept(made) == {"w1": (4, 2)}
+
+
+def test_a_constant_with_other_readers_keeps_its_value() -> None:
+    bias = weight("bias", 4)
+    made = make(
+        [
+            node("ScatterElements", ["bias", "places", "zeros"], ["fixed"]),
+            node("Add", ["bias", "fixed"], ["both"]),
+            node("Add", ["x", "both"], ["y"]),
+        ],
+        {"x": ["N", 4]},
+        {"y": ["N", 4]},
+        {"bias": bias, "places": ints(1), "zeros": np.zeros(1, np.float32)},
+    )
+    read = load(made)
+    assert (read.read("bias") == bias).all()
+    assert (read.read("fixed") == bias * [1, 0, 1, 1]).all()
+
+
+def test_what_is_made_of_pinned_axes_is_pinned_for_their_reasons() -> None:
+    made = make(
+        [
+            node("Concat", ["x", "z"], ["both"], axis=1),
+            node("Slice", ["both", "start", "end", "axis"], ["part"]),
+            node("MatMul", ["part", "w"], ["y"]),
+        ],
+        {"x": ["N", 6], "z": ["N", 3]},
+        {"y": ["N", 4]},
+        {"w": weight("w", 7, 4), "start": ints(2), "end": ints(9), "axis": ints(1)},
+    )
+    network = infer(load(made), built_in())
+    reasons = {pin.reason for dim in leaves((network.axes["w"] or [])[0]) for pin in dim.pins}
+    assert reasons == {"an axis of the model's input"}
+
+
+def test_an_ill_conditioned_model_is_compared_as_far_as_rounding_lets_it() -> None:
+    """A large number added and taken away again leaves few digits."""
+    made = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("MatMul", ["h", "w2"], ["s"]),
+            node("Add", ["s", "large"], ["more"]),
+            node("Sub", ["more", "large"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 500]},
+        {
+            **{"w1": weight("w1", 6, 64), "w2": weight("w2", 64, 500)},
+            "large": np.full(1, 1e5, np.float32),
+        },
+    )
+    certificate = onnxprune.prune(made, benchmark=False).report.certificate
+    assert certificate is not None and certificate.ok and certificate.proves
+    assert certificate.tolerance > 1e-4 and "ill-conditioned" in certificate.notes[-1]

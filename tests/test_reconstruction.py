@@ -1,0 +1,458 @@
+"""Reconstruction against numpy's least squares, operator by operator, and what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxprune.axes import Choice
+from onnxprune.groups import Group, find_groups
+from onnxprune.infer import infer
+from onnxprune.loading import load
+from onnxprune.network import Network
+from onnxprune.reconstruction import operators, solve
+from onnxprune.reconstruction.eliminate import Consumer, eliminate
+from onnxprune.reconstruction.gram import Gram
+from onnxprune.reconstruction.parts import cut
+from onnxprune.reconstruction.sites import find_sites
+from onnxprune.reconstruction.walk import Settings, Walk, walk
+from onnxprune.runtime import run, session
+from onnxprune.tables import with_user_rules
+
+RNG = np.random.default_rng
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    shape: Sequence[Any],
+    out: str = "y",
+    rank: int | None = None,
+) -> ModelProto:
+    """A model of these nodes, which reads `x` of this shape."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, [None] * (rank or len(shape)))],
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            for name, value in weights.items()
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(made)
+    return made
+
+
+def read(proto: ModelProto) -> tuple[Network, list[Group]]:
+    network = infer(load(proto), with_user_rules(()))
+    return network, find_groups(network)
+
+
+def refit(
+    proto: ModelProto,
+    keep: dict[str, Sequence[int]],
+    data: np.ndarray,
+    batch: int = 16,
+    **more: Any,
+) -> tuple[Network, Choice, Walk]:
+    """The model with the groups that contain a tensor cut to `keep[tensor]`, and refitted."""
+    network, groups = read(proto)
+    choice: dict[Any, Any] = {}
+    for group in groups:
+        for name, kept in keep.items():
+            if group.name == name:
+                choice[group.dim] = np.array(kept, dtype=np.int64)
+    assert len(choice) == len(keep), [group.name for group in groups]
+    sites, _ = find_sites(network)
+    batches = [{"x": data[i : i + batch]} for i in range(0, len(data), batch)]
+    settings = Settings(**{"rows": 10**9, **more})
+    return (
+        network,
+        choice,
+        walk(network, sites, cut(network, sites, choice), choice, batches, settings),
+    )
+
+
+def outputs(proto: ModelProto, data: np.ndarray) -> np.ndarray:
+    return next(iter(run(session(proto, optimize=False), {"x": data}).values()))
+
+
+# -- design matrices -----------------------------------------------------------------------------
+
+CONVS = [
+    dict(kernel=(3, 3), pads=[1, 1, 1, 1]),
+    dict(kernel=(3, 3), strides=[2, 2], pads=[1, 0, 1, 2]),
+    dict(kernel=(3, 2), dilations=[2, 3]),
+    dict(kernel=(3, 3), group=2, pads=[1, 1, 1, 1]),
+    dict(kernel=(3, 3), group=4, strides=[2, 1]),
+    dict(kernel=(3, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
+    dict(kernel=(4, 4), auto_pad="SAME_LOWER", strides=[2, 2]),
+    dict(kernel=(2, 2), auto_pad="VALID"),
+    dict(kernel=(1, 1)),
+    dict(kernel=(5,), pads=[2, 2]),
+    dict(kernel=(2, 3, 2), strides=[1, 2, 1]),
+]
+
+
+def _check(proto: ModelProto, data: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
+    """`design @ matrix + bias == response` for the only node with weights, in any rows."""
+    network, _ = read(proto)
+    (site,), skipped = find_sites(network)
+    assert not skipped
+    y = outputs(proto, data)
+    linear = site.linear
+    total = linear.positions(data.shape, weight.shape)
+    rows = np.sort(RNG(3).choice(total, max(1, total // 2), replace=False))
+    for at in (np.arange(total), rows):
+        x = linear.design(data, weight.shape, at)
+        w = linear.matrix(weight)
+        b = bias.reshape(w.shape[0], 1, w.shape[2])
+        wanted = linear.response(y, weight.shape, at)
+        np.testing.assert_allclose(linear.scale * x @ w + b, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(linear.tensor(linear.matrix(weight), weight.shape), weight)
+
+
+@pytest.mark.parametrize("attrs", CONVS)
+def test_design_of_a_convolution(attrs: dict[str, Any]) -> None:
+    attrs = dict(attrs)
+    kernel, group = attrs.pop("kernel"), attrs.get("group", 1)
+    rng = RNG(0)
+    w, b = rng.normal(size=(8, 4 // group, *kernel)), rng.normal(size=8)
+    w, b = w.astype(np.float32), b.astype(np.float32)
+    data = rng.normal(size=(3, 4, *(9 + i for i in range(len(kernel))))).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **attrs)
+    _check(model([node], {"w": w, "b": b}, [None, *data.shape[1:]]), data, w, b)
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        dict(),
+        dict(strides=[2, 2], pads=[1, 1, 1, 1]),
+        dict(strides=[2, 3], output_padding=[1, 2], pads=[1, 0, 2, 1]),
+        dict(dilations=[2, 1], strides=[1, 2]),
+        dict(strides=[2, 2], auto_pad="SAME_UPPER"),
+        dict(strides=[2, 2], group=2, pads=[0, 1, 1, 0]),
+        dict(pads=[3, 3, 3, 3]),
+    ],
+)
+def test_design_of_a_transposed_convolution(attrs: dict[str, Any]) -> None:
+    rng, group = RNG(1), attrs.get("group", 1)
+    w = rng.normal(size=(4, 6 // group, 3, 3)).astype(np.float32)
+    b = rng.normal(size=6).astype(np.float32)
+    data = rng.normal(size=(2, 4, 7, 6)).astype(np.float32)
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **attrs)
+    _check(model([node], {"w": w, "b": b}, [None, *data.shape[1:]]), data, w, b)
+
+
+@pytest.mark.parametrize("flip_a", [0, 1])
+@pytest.mark.parametrize("flip_b", [0, 1])
+@pytest.mark.parametrize("left", [False, True])
+def test_design_of_a_gemm(flip_a: int, flip_b: int, left: bool) -> None:
+    rng = RNG(2)
+    w = rng.normal(size=(5, 7)).astype(np.float32)
+    if left:
+        data = rng.normal(size=(6, 7) if flip_b else (7, 6)).astype(np.float32)
+        w = np.ascontiguousarray(w.T) if flip_a else w
+        names = ["w", "x"]
+    else:
+        data = rng.normal(size=(7, 6) if flip_a else (6, 7)).astype(np.float32)
+        w = w if flip_b else np.ascontiguousarray(w.T)
+        names = ["x", "w"]
+    node = helper.make_node("Gemm", names, ["y"], transA=flip_a, transB=flip_b, alpha=0.5)
+    _check(model([node], {"w": w}, data.shape), data, w, np.zeros(5, np.float32))
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_design_of_a_matrix_product(left: bool, rank: int) -> None:
+    rng = RNG(2)
+    data = rng.normal(size=(2, 3, 7, 7)[4 - rank :]).astype(np.float32)
+    w = rng.normal(size=(5, 7) if left else (7, 5)).astype(np.float32)
+    node = helper.make_node("MatMul", ["w", "x"] if left else ["x", "w"], ["y"])
+    _check(model([node], {"w": w}, data.shape), data, w, np.zeros(5, np.float32))
+
+
+# -- solving -------------------------------------------------------------------------------------
+
+
+def test_a_gram_matrix_solves_what_lstsq_solves() -> None:
+    rng = RNG(4)
+    x = rng.normal(2.0, 1.0, size=(1, 400, 9)).astype(np.float32)
+    y = (x @ rng.normal(size=(9, 3)) + rng.normal(size=(1, 400, 3)) + 5).astype(np.float32)
+    gram = Gram(x[:, :50].mean(1), y[:, :50].mean(1))
+    for at in range(0, 400, 50):
+        gram.add(x[:, at : at + 50], y[:, at : at + 50])
+    found = solve.fit(gram, gram, np.zeros((1, 9, 3)), np.zeros((1, 3)), (1e-9,))
+    wanted, *_ = np.linalg.lstsq(np.hstack([x[0], np.ones((400, 1))]), y[0], rcond=None)
+    np.testing.assert_allclose(found.w[0], wanted[:-1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.b[0], wanted[-1], rtol=1e-4, atol=1e-4)
+    errors = np.square(x[0] @ found.w[0] + found.b[0] - y[0]).sum(0)
+    np.testing.assert_allclose(gram.errors(found.w, found.b)[0], errors, rtol=1e-4)
+
+
+def test_a_singular_problem_is_solved() -> None:
+    x = np.repeat(RNG(5).normal(size=(1, 200, 1)), 4, axis=2).astype(np.float32)
+    y = x[:, :, :1] * 4
+    gram = Gram(x.mean(1), y.mean(1))
+    gram.add(x, y)
+    found = solve.fit(gram, gram, np.zeros((1, 4, 1)), np.zeros((1, 1)))
+    assert found.after < 1e-6
+    np.testing.assert_allclose(found.w.sum(), 4, rtol=1e-3)
+
+
+def test_cholesky_in_blocks() -> None:
+    rng = RNG(6)
+    a = rng.normal(size=(2, 300, 250))
+    xx = a.transpose(0, 2, 1) @ a
+    b = rng.normal(size=(2, 250, 3))
+    np.testing.assert_allclose(
+        solve.solve_factored(solve.factor(xx, 0.0), b), np.linalg.solve(xx, b), rtol=1e-6
+    )
+
+
+def test_elimination_finds_the_channel_that_the_others_can_replace() -> None:
+    rng = RNG(7)
+    x = rng.normal(size=(1, 500, 6)).astype(np.float32)
+    x[:, :, 4] = x[:, :, 0] - x[:, :, 2]  # any one of the three can go for nothing
+    x[:, :, 5] *= 0.01
+    w = rng.normal(1.0, 0.1, size=(1, 6, 3))
+    gram = Gram(np.zeros((1, 6)), np.zeros((1, 3)))
+    gram.add(x, (x @ w).astype(np.float32))
+    order = eliminate([Consumer(gram, w, np.arange(6)[None])], np.arange(6), ridge=1e-8)
+    assert order.removed[0] in (0, 2, 4)
+    assert order.removed[1] == 5
+    assert order.errors[0] < 1e-6 < order.errors[1] < order.errors[2]
+
+
+# -- walking -------------------------------------------------------------------------------------
+
+
+def _two_layers(kind: str) -> tuple[ModelProto, str, np.ndarray]:
+    """A model in which the first layer's outputs are cut, the group's name, and data."""
+    rng = RNG(8)
+
+    def n(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]) or 1)
+
+    relu = helper.make_node("Relu", ["h"], ["r"])
+    if kind == "conv":
+        nodes = [
+            helper.make_node("Conv", ["x", "w1", "b1"], ["h"], pads=[1, 1, 1, 1]),
+            relu,
+            helper.make_node("Conv", ["r", "w2"], ["y"], strides=[2, 2]),
+        ]
+        weights = {"w1": n(8, 3, 3, 3), "b1": n(8), "w2": n(5, 8, 3, 3)}
+        return model(nodes, weights, [None, 3, 8, 8]), "w1", n(64, 3, 8, 8)
+    if kind == "depthwise":
+        nodes = [
+            helper.make_node("Conv", ["x", "w1"], ["h"]),
+            relu,
+            helper.make_node("Conv", ["r", "wd"], ["d"], group=8),
+            helper.make_node("Conv", ["d", "w2"], ["y"]),
+        ]
+        weights = {"w1": n(8, 3, 1, 1), "wd": n(8, 1, 3, 3), "w2": n(5, 8, 1, 1)}
+        return model(nodes, weights, [None, 3, 8, 8]), "w1", n(64, 3, 8, 8)
+    if kind == "transposed":
+        nodes = [
+            helper.make_node("Conv", ["x", "w1"], ["h"]),
+            relu,
+            helper.make_node("ConvTranspose", ["r", "w2"], ["y"], strides=[2, 2]),
+        ]
+        weights = {"w1": n(8, 3, 1, 1), "w2": n(8, 5, 3, 3)}
+        return model(nodes, weights, [None, 3, 6, 6]), "w1", n(64, 3, 6, 6)
+    if kind == "gemm":
+        nodes = [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], transB=1),
+            relu,
+            helper.make_node("Gemm", ["r", "w2"], ["y"]),
+        ]
+        weights = {"w1": n(12, 6), "b1": n(12), "w2": n(12, 4)}
+        return model(nodes, weights, [None, 6]), "w1", n(400, 6) * 2
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        relu,
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    return model(nodes, {"w1": n(6, 12), "w2": n(12, 4)}, [None, 5, 6]), "w1", n(128, 5, 6) * 2
+
+
+KINDS = ["conv", "depthwise", "transposed", "gemm", "matmul"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_layer_is_the_least_squares_fit(kind: str) -> None:
+    """The refitted model does as well on its calibration data as lstsq on its hidden layer."""
+    proto, group, data = _two_layers(kind)
+    data = data.astype(np.float32)
+    network, choice, walked = refit(proto, {group: range(5)}, data)
+    plain = cut(network, find_sites(network)[0], choice).model
+    wanted = outputs(proto, data)
+    before = np.square(outputs(plain, data) - wanted).sum()
+    after = np.square(outputs(walked.model, data) - wanted).sum()
+    assert after < 0.9 * before
+    site = walked.sites[-1].site
+    tapped = ModelProto()
+    tapped.CopyFrom(walked.model)
+    tapped.graph.output.append(onnx.ValueInfoProto(name=site.x))
+    hidden = run(session(tapped, optimize=False), {"x": data})[site.x]
+    shape = list(next(t for t in walked.model.graph.initializer if t.name == site.weight).dims)
+    rows = np.arange(site.linear.positions(hidden.shape, shape))
+    x = site.linear.design(hidden, shape, rows)[0]
+    y = site.linear.response(wanted, shape, rows)[0]
+    x = np.hstack([x, np.ones((len(x), 1), x.dtype)])
+    best, *_ = np.linalg.lstsq(x.astype(float), y.astype(float), rcond=None)
+    least = np.square(x @ best - y).sum()
+    assert after <= least * 1.02 + 1e-6
+    onnx.checker.check_model(walked.model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_removed_changes_nothing(kind: str) -> None:
+    proto, _, data = _two_layers(kind)
+    network, _, walked = refit(proto, {}, data.astype(np.float32))
+    plain = cut(network, [], {}).model
+    assert walked.model.SerializeToString(deterministic=True) == plain.SerializeToString(
+        deterministic=True
+    )
+
+
+def _residual() -> tuple[ModelProto, np.ndarray]:
+    rng = RNG(9)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["s"]),
+        helper.make_node("Conv", ["s", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"]),
+        helper.make_node("Add", ["n", "s"], ["t"]),
+        helper.make_node("Conv", ["t", "w3"], ["y"]),
+    ]
+    weights = {
+        **{"w0": rng.normal(size=(6, 3, 1, 1)), "w1": rng.normal(size=(8, 6, 1, 1)) / 2},
+        **{"w2": rng.normal(size=(6, 8, 1, 1)) / 3, "w3": rng.normal(size=(4, 6, 1, 1))},
+        **{"g": rng.uniform(0.5, 2, 6), "b": rng.normal(size=6), "m": rng.normal(size=6)},
+        "v": rng.uniform(0.5, 2, 6),
+    }
+    return model(nodes, weights, [None, 3, 4, 4]), rng.normal(size=(128, 3, 4, 4)).astype("f4")
+
+
+def test_the_target_is_the_sum_behind_a_residual_add() -> None:
+    proto, _ = _residual()
+    sites, _ = find_sites(read(proto)[0])
+    ends = {site.y: (site.end, site.other) for site in sites}
+    assert ends["c"] == ("t", "s")
+    assert ends["s"] == ("s", "")
+
+
+def test_a_residual_branch_is_fitted_through_its_normalisation() -> None:
+    proto, data = _residual()
+    _, _, walked = refit(proto, {"w1": range(5)}, data)
+    wanted, given = (outputs(each, data) for each in (proto, walked.model))
+    network, groups = read(proto)
+    plain = cut(network, [], {g.dim: np.arange(5) for g in groups if g.name == "w1"}).model
+    error = np.square(given - wanted).sum() / np.square(outputs(plain, data) - wanted).sum()
+    assert error < 0.6
+    assert next(r for r in walked.sites if r.site.y == "c").after < 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_rows_are_never_worse(seed: int) -> None:
+    """With hardly any data a fit would do harm: then the weights stay."""
+    proto, group, _ = _two_layers("gemm")
+    few = RNG(seed).normal(size=(6, 6)).astype(np.float32)
+    _, _, walked = refit(proto, {group: range(11)}, few, batch=3)
+    for each in walked.sites:
+        assert each.after <= each.before
+
+
+def test_what_is_kept_of_the_data_does_not_grow_with_it() -> None:
+    proto, group, data = _two_layers("conv")
+    sizes = []
+    for many in (2, 8):
+        _, _, walked = refit(
+            proto, {group: range(5)}, np.tile(data, (many, 1, 1, 1)).astype("f4"), keep_grams=True
+        )
+        grams = [each.gram for each in walked.sites if each.gram is not None]
+        sizes.append(sum(gram.xx.nbytes + gram.xy.nbytes for gram in grams))
+    assert sizes[0] == sizes[1]
+
+
+def test_unknown_products_are_left_alone() -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    proto = model([node], {"w": RNG(0).normal(size=(2, 4, 3))}, [2, 5, 4])
+    sites, skipped = find_sites(read(proto)[0])
+    assert not sites
+    assert "stack" in skipped[0][1]
+
+
+def test_linear_knows_only_products() -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    assert operators.linear_of(node, [False, True], [2, 2]) is None
+
+
+# -- normalisations and recurrent layers ---------------------------------------------------------
+
+
+def test_a_normalisation_is_refitted_where_its_statistics_changed() -> None:
+    rng = RNG(10)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("LayerNormalization", ["h", "g", "b"], ["n"]),
+        helper.make_node("MatMul", ["n", "w2"], ["y"]),
+    ]
+    weights = {"w1": rng.normal(size=(6, 16)), "g": rng.uniform(0.5, 2, 16)}
+    weights |= {"b": rng.normal(size=16), "w2": rng.normal(size=(16, 4))}
+    weights["w1"][:, 8:] *= 3
+    data = rng.normal(size=(256, 5, 6)).astype(np.float32)
+    _, _, walked = refit(model(nodes, weights, [None, 5, 6]), {"w1": range(8)}, data)
+    (norm,) = walked.others
+    assert norm.refitted
+    assert norm.after < 0.5 * norm.before
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "GRU before"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent_layers_are_refitted(kind: str, direction: str) -> None:
+    rng, gates, d = RNG(11), 4 if kind == "LSTM" else 3, 1 + (direction != "forward")
+    more = {} if kind == "LSTM" else {"linear_before_reset": int(kind.endswith("before"))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"]),
+        helper.make_node(
+            kind[:4].strip(),
+            ["h", "w", "r", "b"],
+            ["y"],
+            hidden_size=10,
+            direction=direction,
+            **more,
+        ),
+    ]
+    weights = {
+        "w0": rng.normal(size=(6, 8)),
+        "w": rng.normal(size=(d, gates * 10, 8)) / 3,
+        "r": rng.normal(size=(d, gates * 10, 10)) / 3,
+        "b": rng.normal(size=(d, 2 * gates * 10)),
+    }
+    # Time is the first axis: batches are of sequences, all of one length.
+    proto = model(nodes, weights, [7, None, 6], rank=4)
+    data = rng.normal(size=(7, 512, 6)).astype(np.float32)
+    network, groups = read(proto)
+    choice: dict[Any, Any] = {g.dim: np.arange(5) for g in groups if g.name == "w0"}
+    assert choice
+    sites, _ = find_sites(network)
+    batches = [{"x": data[:, i : i + 32]} for i in range(0, 512, 32)]
+    walked = walk(network, sites, cut(network, sites, choice), choice, batches, Settings())
+    (cell,) = walked.others
+    assert cell.refitted
+    plain = cut(network, sites, choice).model
+    wanted = outputs(proto, data)
+    error = np.square(outputs(walked.model, data) - wanted).sum()
+    assert error < 0.9 * np.square(outputs(plain, data) - wanted).sum()
+    onnx.checker.check_model(walked.model)
