@@ -10,7 +10,7 @@ The method is DepGraph ("Towards Any Structural Pruning", CVPR 2023), on ONNX it
 
 from __future__ import annotations
 
-from .api import Result, apply, benchmark, compare, inspect, permute, plan, prune
+from .api import Result, apply, benchmark, compare, inspect, permute, plan, prune, search
 from .errors import (
     BrokenModel,
     CheckFailed,
@@ -47,4 +47,5 @@ __all__ = [
     "permute",
     "plan",
     "prune",
+    "search",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ from onnx import ModelProto
 
 from . import saving
 from .axes import Choice, Rows, kept_size
+from .bisection import Trial, eased, smallest
 from .budgets import Budget, read_numbers
-from .calibration import CalibrationData
+from .calibration import Calibration, CalibrationData
 from .certify import certify, permutation
 from .comparison import Comparison
 from .comparison import compare as compare_models
 from .coverage import coverage as coverage
 from .criteria import CriterionLike
+from .emptied import Emptied, empty
 from .errors import CheckFailed, NotPrunable, UsageError
 from .evaluation import check_drop
 from .evaluation import evaluate as evaluate_models
@@ -47,7 +50,7 @@ from .report import GroupResult, Report, target_result
 from .rewrite import rewrite
 from .runtime import FoundInputs, find_inputs
 from .tables import Rule, operator_name, with_user_rules
-from .verify import check_file, checks_out, verify
+from .verify import check_file, checks_out, same_function, verify
 from .version import __version__
 
 Shapes = Mapping[str, Sequence[int]]
@@ -114,6 +117,7 @@ def prune(
     preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
     calibration_samples: int | None = 1024,
     reconstruct: bool = False,
+    lossless: bool | None = None,
     round_to: int | str | None = None,
     steps: int = 1,
     max_ratio: float = 1.0,
@@ -157,6 +161,9 @@ def prune(
         reconstruct: refit what reads the removed channels, by least squares on the calibration
             data, so that outputs stay; widths are chosen by what refitting can't mend (the
             criterion only sets what the model costs).
+        lossless: channels that carry nothing (dead, constant, duplicates) go first, and what they
+            did is folded into the operators behind them. True: nothing else is removed, unless a
+            ratio or a target is given. False: not looked for.
         round_to: widths are left in multiples of this, and never below it; None is 16 for
             convolutions and 8 for matrix products (a group of fewer than four such steps takes a
             smaller power of two), `auto` widths that are fast as measured in onnxruntime.
@@ -200,6 +207,7 @@ def prune(
     data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
     importance = Importance(criterion, reduction, normalizer, data)
     work = _Work(model_or_path, rules, progress)
+    work.empty(chooser, data if reconstruct or lossless else None, lossless)
     planner = work.planner(budget, chooser, importance, input_shapes, threads, seed)
 
     def carried_out(made: Plan, rebuilt: Rebuilt | None = None) -> Result:
@@ -216,6 +224,15 @@ def prune(
             seed=seed,
         )
 
+    if lossless and ratio is None and target is None and ratios is None:
+        result = carried_out(work.emptied_plan(planner))
+        speedup = _at_best(result)
+        if speedup is not None and speedup < 1:
+            result.report.notes.append(
+                "widths that are no multiples of 16 or 8 are slow; --round-to 16 keeps as many"
+                " empty channels as fill them up"
+            )
+        return result
     if reconstruct:
         rebuilder = Rebuilder.of(data, threads, seed, progress)
         made, outcome = work.rebuilt(planner, rebuilder)
@@ -224,6 +241,64 @@ def prune(
         result.report.target = target_result(budget.goal, result.report)
         return result
     return _paced(work, planner, carried_out)
+
+
+def search(
+    model_or_path: ModelLike,
+    *,
+    eval: str | None,
+    max_drop: float | None,
+    ratio: float | None = None,
+    target: str | None = None,
+    verify: bool = True,
+    benchmark: bool = True,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Find the smallest model that loses no more than `max_drop` points, by bisection.
+
+    The budget goes from nothing to `ratio` (0.9 if none is given) or to `target` (a share). The
+    other arguments are those of `prune`. What the trials lost is in `report.trials`.
+
+    Raises CheckFailed where even the least that was tried loses more, UsageError where there is no
+    `eval` or `max_drop`.
+    """
+    if eval is None or max_drop is None:
+        raise UsageError("--search needs --eval and --max-drop: what has to be held, and on what")
+    tell = progress or (lambda _: None)
+
+    def attempt(pressure: float) -> Trial[dict[str, Any]] | None:
+        budget: dict[str, Any] = dict(eased(ratio, target, pressure))
+        words = ", ".join(f"{key} {value}" for key, value in budget.items())
+        tell(f"search: {words}")
+        try:
+            found = prune(
+                model_or_path, eval=eval, **budget, verify=False, benchmark=False, **options
+            )
+        except (CheckFailed, NotPrunable):
+            return None  # there is no model of this budget
+        assert found.report.evaluation is not None
+        return Trial(pressure, found.report.evaluation.drop, budget)
+
+    best, trials = smallest(attempt, max_drop)
+    if best is None:
+        least = min((trial.drop for trial in trials), default=math.nan)
+        raise CheckFailed(
+            f"nothing was found that loses no more than {max_drop:g} points; the least that was"
+            f" lost is {least:.2f}; nothing was written"
+        )
+    result = prune(
+        model_or_path,
+        eval=eval,
+        max_drop=max_drop,
+        **best.result,
+        verify=verify,
+        benchmark=benchmark,
+        progress=progress,
+        **options,
+    )
+    result.report.trials = [{**trial.result, "drop": trial.drop} for trial in trials]
+    return result
 
 
 def plan(
@@ -240,6 +315,7 @@ def plan(
     calibration: Any = None,
     preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
     calibration_samples: int | None = 1024,
+    lossless: bool | None = None,
     round_to: int | str | None = None,
     steps: int = 1,
     max_ratio: float = 1.0,
@@ -270,7 +346,11 @@ def plan(
     data = _calibration(calibration, preprocess, calibration_samples, input_shapes)
     importance = Importance(criterion, reduction, normalizer, data)
     work = _Work(model_or_path, rules, progress)
-    return work.plan(work.planner(budget, chooser, importance, input_shapes, threads))
+    work.empty(chooser, data if lossless else None, lossless)
+    planner = work.planner(budget, chooser, importance, input_shapes, threads)
+    if lossless and ratio is None and target is None and ratios is None:
+        return work.emptied_plan(planner)
+    return work.plan(planner)
 
 
 def apply(
@@ -298,6 +378,7 @@ def apply(
     """
     made = plan if isinstance(plan, Plan) else Plan.load(plan)
     work = _Work(model_or_path, rules, progress)
+    work.empty_again(made)
     rebuilt = None
     if reconstruct:
         data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
@@ -492,9 +573,15 @@ class _Work:
         self.options: dict[str, Any] = {}
         self.name = str(source) if isinstance(source, (str, Path)) else "the model"
         with self._stage("load"):
-            self.model = load(source)
+            self.model = self.original = load(source)
+        self.emptied = Emptied()
+        self.lossless = "off"
+        self._read()
+
+    def _read(self) -> None:
+        """Read the axes of the model, and find its groups."""
         with self._stage("read axes"):
-            self.network = infer(self.model, with_user_rules(_several(rules)))
+            self.network = infer(self.model, with_user_rules(_several(self.rules)))
         with self._stage("group"):
             self.groups: list[Group] = find_groups(self.network)
             exact = exact_dims(self.network)
@@ -508,6 +595,42 @@ class _Work:
         with readable(self.name):
             yield
         self.timings[name] = round(time.perf_counter() - start, 4)
+
+    def empty(self, chooser: Filter, data: CalibrationData | None, lossless: bool | None) -> None:
+        """Fold away the channels that carry nothing, unless that is switched off."""
+        if lossless is False:
+            return
+        self.lossless = "only" if lossless else "first"
+        opened = None if data is None else data.open(self.model.proto, self.model.base_dir)
+        self._empty(chooser.apply(self.network, self.groups), opened)
+
+    def empty_again(self, made: Plan) -> None:
+        """Fold away what carries nothing in the groups of a plan that was made so."""
+        if made.options.get("lossless", "off") != "off":
+            planned = {group.name for group in made.groups}
+            self._empty([group for group in self.groups if group.name in planned], None)
+
+    def _empty(self, groups: Sequence[Group], calibration: Calibration | None) -> None:
+        with self._stage("look for channels that carry nothing"):
+            model, self.emptied = empty(self.network, groups, calibration)
+        if model is not None:
+            self.model = model
+            self._read()
+
+    def emptied_plan(self, planner: Planner) -> Plan:
+        """The plan that removes what carries nothing, and nothing else."""
+        if not self.emptied.count:
+            raise NotPrunable(
+                "no channel carries nothing: none is dead, constant or a duplicate; give --ratio or"
+                " --target to remove what matters least"
+            )
+        step = planner.budget.round_to
+        kept = self.emptied.kept(
+            planner.groups, planner.scores, step if isinstance(step, int) else 1
+        )
+        return make_plan(
+            self.network, planner.groups, kept, planner.scores, self.options, __version__
+        )
 
     def planner(
         self,
@@ -525,7 +648,7 @@ class _Work:
         if not groups:
             raise NotPrunable(self._why_not(bool(self.groups)))
         with self._stage("score"):
-            scores = importance.scores(self.network, groups)
+            scores = self.emptied.last(groups, importance.scores(self.network, groups))
             self.notes = list(importance.notes)
 
         def rescore(pruned: ModelProto) -> dict[str, Scores]:
@@ -544,7 +667,12 @@ class _Work:
 
         self.options = {
             key: list(value) if isinstance(value, tuple) else value
-            for part in (asdict(budget), importance.options(), asdict(chooser))
+            for part in (
+                asdict(budget),
+                importance.options(),
+                asdict(chooser),
+                {"lossless": self.lossless},
+            )
             for key, value in part.items()
         }
         return Planner(
@@ -626,6 +754,9 @@ class _Work:
             pruned = rewrite(network, choice)
         report = self._report(made, choice)
         report.notes.extend(self.notes)
+        if self.emptied.count:
+            report.notes.append(self.emptied.text())
+            report.lossless = self.emptied.to_dict()
         shapes = input_shapes
         if verified or timed:
             with self._stage("find inputs"):
@@ -643,8 +774,9 @@ class _Work:
                 verify(model.proto, pruned, model.base_dir, found, threads)
         with self._stage("count"):
             # The file is not read again: the reference is it, but for the copies in it.
-            file = model.path or model.proto
-            report.before = count(file, shapes, loaded=model.proto, without=model.copies)
+            first = self.original
+            file = first.path or first.proto
+            report.before = count(file, shapes, loaded=first.proto, without=first.copies)
             report.after = count(pruned, shapes)
         if evaluated:
             with self._stage("evaluate"):
@@ -677,6 +809,8 @@ class _Work:
         model = self.model
         with self._stage("verify"):
             verify(model.proto, pruned, model.base_dir, found, threads)
+            if self.emptied.count and not self.emptied.measured:
+                same_function(self.original.proto, model.proto, model.base_dir, found, threads)
         with self._stage("certify"):
             report.certificate = certificate = certify(
                 self.network,

@@ -247,6 +247,12 @@ _CHOICE = _together(
         help="How the scores of a group are scaled; auto is as the criterion wants it.",
     ),
     click.option(
+        "--lossless/--no-lossless",
+        default=None,
+        help="Remove only channels that carry nothing (dead, constant, duplicates); or not even"
+        " these first.",
+    ),
+    click.option(
         "--round-to",
         metavar="N|auto",
         callback=_round_to,
@@ -343,6 +349,11 @@ def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
 @_CHECKS
 @_CHOICE
 @_RECONSTRUCT
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Find the smallest model that --max-drop lets pass, up to the given ratio or target.",
+)
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan as JSON, too.")
 def prune(
     model: Path,
@@ -357,6 +368,7 @@ def prune(
     max_drop: float | None,
     as_json: bool,
     plan_out: Path | None,
+    search: bool,
     **choice: Any,
 ) -> None:
     """Prune MODEL: choose channels, remove them, prove the cut, measure.
@@ -365,7 +377,7 @@ def prune(
     """
     _check_targets([output, plan_out], [model], force)
     with _progress(as_json) as progress:
-        result = api.prune(
+        result = (api.search if search else api.prune)(
             model,
             **choice,
             input_shapes=input_shapes,

@@ -107,6 +107,10 @@ class Report:
     options: dict[str, Any] = field(default_factory=dict)
     #: What was refitted, and what came of it (see `reconstruction.Outcome.to_dict`).
     reconstruction: dict[str, Any] | None = None
+    #: What the lossless step found (see `emptied.Emptied`).
+    lossless: dict[str, Any] | None = None
+    #: What a search tried: a budget and the points that it lost, each.
+    trials: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     #: seconds
     timings: dict[str, float] = field(default_factory=dict)
@@ -135,6 +139,8 @@ class Report:
             "pinned": self.pinned,
             "refused": [list(each) for each in self.refused],
             "options": self.options,
+            "lossless": self.lossless,
+            "trials": self.trials,
             "notes": self.notes,
             "timings": self.timings,
         }

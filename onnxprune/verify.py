@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from .comparison import interface_differences
+from .comparison import compare, interface_differences
 from .errors import CheckFailed, OnnxPruneError
 from .runtime import FoundInputs, run, session
 from .shapes import weightless
@@ -47,6 +47,25 @@ def verify(
         raise
     except OnnxPruneError as error:
         raise CheckFailed(f"the pruned model does not run: {error}") from error
+
+
+def same_function(
+    original: ModelProto, folded: ModelProto, base_dir: Path, found: FoundInputs, threads: int = 1
+) -> None:
+    """Check that folding away channels that carry nothing has changed nothing.
+
+    Raises CheckFailed with the largest deviation of an output.
+    """
+    result = compare(
+        original, folded, input_shapes=found.shapes, threads=threads, base_dir=base_dir
+    )
+    if result.ok or not result.outputs:
+        return
+    worst = max(result.outputs, key=lambda output: output.max_rel)
+    raise CheckFailed(
+        f"folding away channels that carry nothing moved output {worst.name!r} by"
+        f" {worst.max_rel:.1e}; leave it out with --no-lossless, and please report this model"
+    )
 
 
 def check_file(path: Path) -> None:

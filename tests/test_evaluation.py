@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import UsageError
+from onnxprune.bisection import Trial, smallest
 from onnxprune.cli import main
 from onnxprune.evaluation import evaluate
 from onnxprune.metrics import METRICS, distance, natural
@@ -182,3 +183,58 @@ def test_the_gate_holds_back_a_file(invoke: Callable, tmp_path: Path) -> None:
 def test_the_gate_needs_data(invoke: Callable) -> None:
     code, _, said = invoke("--max-drop", 1)
     assert code == 2 and "--max-drop needs --eval" in said
+
+
+def test_search_finds_the_smallest_that_passes(invoke: Callable, tmp_path: Path) -> None:
+    code, out, _ = invoke("--eval", DATA, "--max-drop", 2, "--search", "--no-verify", "--json")
+    found = json.loads(out)
+    assert code == 0 and (tmp_path / "out.onnx").exists()
+    assert found["evaluation"]["drop"] <= 2
+    passed = [trial["ratio"] for trial in found["trials"] if trial["drop"] <= 2]
+    assert found["options"]["ratio"] == max(passed) < 0.9
+    assert min(t["ratio"] for t in found["trials"] if t["drop"] > 2) < max(passed) + 0.1
+
+
+def test_search_towards_a_target(invoke: Callable) -> None:
+    given = ("--eval", DATA, "--max-drop", 100, "--search", "--no-verify", "--json")
+    code, out, _ = invoke(*given, "--target", "macs=0.5")
+    assert code == 0 and [t["target"] for t in json.loads(out)["trials"]] == ["macs=0.5"]
+    code, _, said = invoke(*given, "--target", "bytes=40KB", "--force")
+    assert code == 2 and "a share that is kept" in said
+
+
+COIN = """
+import itertools
+calls = itertools.count()
+def score(session):
+    return 0.9 - 0.1 * (next(calls) % 2)
+"""
+
+
+def test_search_that_finds_nothing(invoke: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(COIN)
+    code, _, said = invoke("--search", "--eval", f"{tmp_path}/mine.py:score", "--max-drop", 1)
+    assert code == 1 and not (tmp_path / "out.onnx").exists()
+    assert "the least that was lost is 10.00" in said
+
+
+def test_search_needs_a_gate(invoke: Callable) -> None:
+    code, _, said = invoke("--search", "--eval", DATA)
+    assert code == 2 and "--search needs --eval and --max-drop" in said
+
+
+@given(st.floats(0, 1), st.floats(0.5, 20))
+def test_bisection_ends_at_the_edge(edge: float, most: float) -> None:
+    """A loss that jumps at `edge`: what is found lies below it, no more than 1/128 away."""
+
+    def attempt(pressure: float) -> Trial[None]:
+        return Trial(pressure, 0.0 if pressure <= edge else most + 1, None)
+
+    best, trials = smallest(attempt, most)
+    assert len(trials) <= 8
+    if edge == 1:
+        assert best is not None and best.pressure == 1
+    elif best is None:
+        assert edge < 1 / 128
+    else:
+        assert edge - 1 / 128 <= best.pressure <= edge

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
+import onnxprune
 from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
@@ -282,3 +284,83 @@ def test_planted_at_random(seed: int) -> None:
     assert {name: set(each.kinds) for name, each in found.items()} == {
         name: channels for name, channels in expected.items() if channels
     }
+
+
+# -- the whole command ---------------------------------------------------------------------------
+
+
+def planted() -> ModelProto:
+    def plant(w: Weights) -> None:
+        w["w1"][1], w["b1"][1] = w["w1"][0] * 0.5, w["b1"][0] * 0.5
+        w["w1"][2], w["b1"][2] = 0, -1
+        w["w2"][:, 3] = 0
+
+    return edited(two_convs(32), plant)
+
+
+def test_lossless_removes_that_and_nothing_else() -> None:
+    result = onnxprune.prune(planted(), lossless=True, benchmark=False)
+    assert [len(group.kept) for group in result.plan.groups] == [29]
+    assert result.report.lossless is not None
+    assert result.report.lossless["channels"] == {"w1": [1, 2, 3]}
+    before, after = outputs(planted()), outputs(result.model)
+    assert np.abs(before["y"] - after["y"]).max() <= 1e-5 * np.abs(before["y"]).max()
+    assert result.report.certificate is not None and result.report.certificate.ok
+    again = onnxprune.apply(planted(), result.plan)
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_what_carries_nothing_goes_first() -> None:
+    """At a ratio that takes a quarter, they are among it, however large their weights are."""
+    model = edited(planted(), lambda w: w["w1"].__setitem__(3, w["w1"][3] * 100))
+    kept = onnxprune.plan(model, ratio=0.25, round_to=1).groups[0].kept
+    assert not {1, 2, 3} & set(kept) and len(kept) == 24
+    kept = onnxprune.plan(model, ratio=0.25, round_to=1, lossless=False).groups[0].kept
+    assert 3 in kept
+
+
+def test_rounding_keeps_some_of_them() -> None:
+    result = onnxprune.prune(planted(), lossless=True, round_to=2, benchmark=False)
+    assert len(result.plan.groups[0].kept) == 30
+
+
+def test_excluded_layers_are_not_edited() -> None:
+    with pytest.raises(onnxprune.NotPrunable, match="no group is left"):
+        onnxprune.prune(planted(), lossless=True, exclude=["conv2"], benchmark=False)
+
+
+def test_nothing_to_remove_is_said() -> None:
+    with pytest.raises(onnxprune.NotPrunable, match="no channel carries nothing"):
+        onnxprune.prune(two_convs(16), lossless=True, benchmark=False)
+
+
+def test_dead_on_calibration_data_is_measured() -> None:
+    """A Relu that positive inputs never open: no weight says so, the data does."""
+
+    def plant(w: Weights) -> None:
+        w["w1"][:, 5], w["b1"][5] = -np.abs(w["w1"][:, 5]), -0.1
+
+    model = edited(perceptron(), plant)
+    data = np.random.default_rng(0).random((64, 6), dtype=np.float32)
+    result = onnxprune.prune(model, lossless=True, calibration=data, benchmark=False)
+    assert result.report.lossless is not None
+    weights = constants(model)
+    silent = ~((data @ weights["w1"] + weights["b1"]) > 0).any(axis=0)
+    assert silent[5] and not silent.all()
+    assert result.report.lossless["channels"] == {"w1": np.flatnonzero(silent).tolist()}
+    assert result.report.lossless["measured"] == silent.sum()
+    before, after = (
+        run(session(each, optimize=False), {"x": data})["y"] for each in (model, result.model)
+    )
+    assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
+    with pytest.raises(onnxprune.NotPrunable):
+        onnxprune.prune(model, lossless=True, benchmark=False)
+
+
+def test_a_real_network_has_some(corpus: Path) -> None:
+    """The visual-wake-words network of MLPerf Tiny: 233 duplicates and 4 constants, by padding."""
+    path = corpus / "models" / "conv_mlperftiny_vww_mnv1_fp32.onnx"
+    result = onnxprune.prune(path, lossless=True, benchmark=False)
+    assert sum(group.size - len(group.kept) for group in result.plan.groups) == 237
+    comparison = onnxprune.compare(path, result.model, rtol=1e-5)
+    assert comparison.ok and comparison.proves

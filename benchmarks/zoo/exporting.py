@@ -28,7 +28,7 @@ from .sources import Case, Entry, calibrate, matching
 #: The opsets that the TorchScript exporter is asked for, until one has all operators.
 OPSETS = [17, 20]
 #: Disks are finite: a model whose first file has more bytes than this is not exported so as well.
-LIMITS = {"dynamo-dynamic": 120e6, "script-static": 30e6, "dynamo-static": 30e6}
+LIMITS = {"dynamo-dynamic": 120e6, "script-static": 20e6, "dynamo-static": 20e6}
 
 
 def show(only: list[str], shard: Shard) -> None:

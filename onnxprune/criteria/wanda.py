@@ -1,10 +1,10 @@
 """Wanda: the norm of a weight, times the norm of the activations that it meets.
 
 Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023: a weight
-counts |w_ij|·||x_j||. Here, for a channel j as a whole, of a consumer: ||w_:j||·||x_j||, the
-latter being the root mean square of what is read (over samples and positions) and the weight's L2 norm over
-outputs and kernel. Where a channel stands at several positions (a flattened image), the root of the
-sum of squares over these.
+counts |w_ij|·||x_j||. Here, for a channel j as a whole, of a consumer: ||w_:j||·||x_j||, the latter
+being the root mean square of what is read (over samples and positions) and the weight's L2 norm
+over outputs and kernel. Where a channel stands at several positions (a flattened image), the root
+of the sum of squares over these.
 """
 
 from __future__ import annotations

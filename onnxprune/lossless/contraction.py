@@ -51,7 +51,11 @@ class Contraction:
     def interval(self, value: Array, low: Floats, high: Floats) -> tuple[Floats, Floats]:
         """Bounds of the products `[groups · out]` from those of data `[groups · in]`."""
         matrix = self.matrix(value)
-        up, down = np.maximum(matrix, 0).sum(axis=3), np.minimum(matrix, 0).sum(axis=3)
+        if not (np.isfinite(low).any() or np.isfinite(high).any()):
+            silent = ~matrix.any(axis=(2, 3)).ravel()
+            return np.where(silent, 0, -np.inf), np.where(silent, 0, np.inf)
+        up = np.maximum(matrix, 0).sum(axis=3, dtype=np.float64)
+        down = np.minimum(matrix, 0).sum(axis=3, dtype=np.float64)
         low, high = low.reshape(self.groups, -1), high.reshape(self.groups, -1)
         found = []
         for first, second in ((low, high), (high, low)):

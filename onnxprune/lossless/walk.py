@@ -12,7 +12,7 @@ from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from ..axes import Axis, Dim, leaves, occurrences
-from ..model import Array, attributes
+from ..model import SMALL, Array, attributes
 from ..network import Network
 from .contraction import Contraction, contraction
 from .facts import Facts, Floats, alike, pairs, products
@@ -45,6 +45,7 @@ class Walk:
         self.network = network
         self.known: dict[tuple[str, Dim], Facts] = {}
         self.values: dict[str, Array | None] = {}
+        self._dims: dict[str, list[Dim]] = {}
 
     def run(self) -> Walk:
         for record in self.network.records:
@@ -67,19 +68,24 @@ class Walk:
         return self.known[key]
 
     def value(self, name: str) -> Array | None:
-        """The value of a constant of floats."""
-        if name not in self.values:
-            found = None
-            if name in self.network.model.constants:
-                read = self.network.model.read(name)
-                found = read if read.dtype.kind == "f" else None
+        """The value of a constant of floats; large ones are read anew each time, and not held."""
+        if name in self.values:
+            return self.values[name]
+        found = None
+        if name in self.network.model.constants:
+            read = self.network.model.read(name)
+            found = read if read.dtype.kind == "f" else None
+        if found is None or found.size <= SMALL:
             self.values[name] = found
-        return self.values[name]
+        return found
 
     def dims(self, name: str) -> list[Dim]:
-        """The dims of a tensor that have a known size."""
-        found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
-        return [dim for dim in dict.fromkeys(found) if dim.size and dim.size > 1]
+        """The dims of a tensor that can be pruned: nothing is followed along the others."""
+        if name not in self._dims:
+            found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
+            free = (dim for dim in found if dim.size and dim.size > 1 and not dim.pinned)
+            self._dims[name] = list(dict.fromkeys(free))
+        return self._dims[name]
 
     def rows(self, name: str, dim: Dim, axis: int | None = None) -> Floats | None:
         """A constant as `[dim.size, rest]`; see the function of this name."""
@@ -94,7 +100,7 @@ class Walk:
         low = np.full(whole.size or 0, -np.inf)
         high = np.full(whole.size or 0, np.inf)
         for dim, positions, channels in occurrences(whole):
-            if dim.size and dim.size > 1:
+            if dim.size and dim.size > 1 and not dim.pinned:
                 facts = self.facts(name, dim)
                 low[positions] = np.maximum(low[positions], facts.low[channels])
                 high[positions] = np.minimum(high[positions], facts.high[channels])
@@ -262,12 +268,12 @@ class Walk:
 
     def _product_bounds(self, found: Contraction) -> tuple[Floats, Floats]:
         """Bounds of a product at each position of its output's axis, by interval arithmetic."""
-        value = self.value(found.weight)
-        assert value is not None
         low, high = self.bounds(found.data, found.in_axis)
         if found.padded:
             low, high = np.minimum(low, 0), np.maximum(high, 0)
-        bottom, top = found.interval(value.astype(np.float64), low, high)
+        value = self.value(found.weight)
+        assert value is not None
+        bottom, top = found.interval(value, low, high)
         bias = self.value(found.bias) if found.bias else None
         if found.bias and (bias is None or bias.size != len(bottom)):
             return np.full(len(bottom), -np.inf), np.full(len(bottom), np.inf)

@@ -2,8 +2,8 @@
 
     look at every site → probe every group → widths for this round's budget → cut → refit → ...
 
-The first rounds remove what costs little; what a group costs after that is measured anew, on the
-model that has shrunk. In the end all sites are refitted once more against the original.
+With several rounds, the first remove what costs little; what a group costs after that is measured
+anew, on the model that has shrunk. The last walk refits every site against the original.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Progress = Callable[[str], None]
 class Rounds:
     """How rounds are done."""
 
-    rounds: int = 3
+    #: More than one has not paid so far: what is probed again was fitted to the same samples.
+    rounds: int = 1
     #: Samples that walks before the last one use, and that probes use.
     walk_samples: int = 1000
     probe_samples: int = 256

@@ -1,8 +1,8 @@
 """Leaving the blocked layout: what widths below a block cost besides.
 
 A convolution (unless it is grouped) reads less than a block of channels in the ordinary layout, so
-the tensor that it reads is reordered first. A model whose widths are whole blocks has none of these nodes, and nothing
-in its profile says what they will take.
+the tensor that it reads is reordered first. A model whose widths are whole blocks has none of these
+nodes, and nothing in its profile says what they will take.
 """
 
 from __future__ import annotations
