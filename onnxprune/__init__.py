@@ -10,7 +10,7 @@ The method is DepGraph ("Towards Any Structural Pruning", CVPR 2023), on ONNX it
 
 from __future__ import annotations
 
-from .api import Result, apply, benchmark, compare, inspect, permute, plan, prune, search
+from .api import apply, benchmark, compare, inspect, permute, plan, prune, search
 from .errors import (
     BrokenModel,
     CheckFailed,
@@ -25,6 +25,7 @@ from .errors import (
 from .plans import Plan
 from .report import Report
 from .version import __version__
+from .work import Result
 
 __all__ = [
     "BrokenModel",

@@ -28,6 +28,7 @@ from .plans import Plan
 from .ranking import SCOPES
 from .tables import ROLES, operator_name, with_user_rules
 from .version import __version__
+from .work import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -407,7 +408,7 @@ def _check_targets(outputs: Sequence[Path | None], sources: Sequence[Path], forc
         raise UsageError(f"{given[0]}: the plan and the model can't be one file")
 
 
-def _tell(result: api.Result, as_json: bool) -> None:
+def _tell(result: Result, as_json: bool) -> None:
     if as_json:
         click.echo(display.document(result.report.to_dict()))
     else:

@@ -11,20 +11,20 @@ Where no BatchNormalization says how channels are distributed, nothing is compen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
 from .axes import Axis, Choice, Dim, Rows, leaves
-from .groups import Group
-from .lossless import Removable, fold
-from .lossless.contraction import contraction
+from .lossless.contraction import Contraction, contraction
 from .lossless.facts import Floats
-from .lossless.removable import consumers_of
+from .lossless.folding import Editor, share
 from .lossless.walk import evaluate_unary, rows
 from .network import Network
+from .rewrite import changed_positions
 
 #: Points of Gauss and Hermite's quadrature: exact for polynomials of degree 39.
 _POINTS = 20
@@ -47,33 +47,68 @@ class Moments:
     std: Floats
 
 
-def compensated(network: Network, groups: Sequence[Group], kept: Choice) -> tuple[ModelProto, int]:
-    """The model with the share of all channels that are not `kept` in the biases of consumers.
+@dataclass
+class Compensation:
+    """A pruned model whose biases stand in for what was removed."""
 
-    The columns of these channels are zero then. Gives how many channels were compensated, too.
+    model: ModelProto = field(repr=False)
+    #: How many products got another bias, of how many that lost inputs.
+    shifted: int = 0
+    products: int = 0
+
+    def text(self) -> str:
+        """One line for a report."""
+        return (
+            f"{self.shifted} of {self.products} layers that lost inputs had the mean of these added"
+            " to their biases, as batch normalisation tells it; --calibration DATA restores more"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"shifted": self.shifted, "products": self.products, "source": "weights"}
+
+
+def compensate(network: Network, choice: Choice, pruned: ModelProto) -> Compensation:
+    """`pruned`, the network's model cut to `choice`, with its biases shifted.
+
     Channels that are others for each head have no mean that one vector could say: they are left.
     """
     known = _Moments(network).run()
-    readers = consumers_of(network)
-    found = []
-    for group in groups:
-        chosen = kept.get(group.dim)
-        if chosen is None or isinstance(chosen, Rows):
+    model = ModelProto()
+    model.CopyFrom(pruned)
+    editor, result = Editor(model), Compensation(model)
+    for record in network.records:
+        product = contraction(network, record.node)
+        lost = [dim for dim in product.summed if dim in choice] if product else []
+        if product is None or not lost:
             continue
-        gone = np.setdiff1d(np.arange(group.size), chosen)
-        each = Removable(group.dim)
-        for record in readers.get(group.dim, ()):
-            product = contraction(network, record.node)
-            moments = known.get((product.data, group.dim)) if product else None
-            if product is None or moments is None or product.weight not in network.model.constants:
-                each.constants.clear()
-                break
-            means = {int(k): float(moments.mean[k]) for k in gone}
-            each.constants[product.node.output[0]] = means
-        if each.constants:
-            each.kinds = dict.fromkeys(gone.tolist(), "constant")
-            found.append(each)
-    return fold(network, found), sum(len(each.kinds) for each in found)
+        result.products += 1
+        added = _lost(network, product, lost, choice, known)
+        if added is not None:
+            axis = (network.axes.get(product.node.output[0]) or [])[product.out_axis]
+            kept = changed_positions(axis, choice)
+            editor.shift(product, added if kept is None else added[kept])
+            result.shifted += 1
+    return result
+
+
+def _lost(
+    network: Network,
+    product: Contraction,
+    dims: Sequence[Dim],
+    choice: Choice,
+    known: Mapping[tuple[str, Dim], Moments],
+) -> Floats | None:
+    """The mean of what a product lost, `[out]`; None where it is not known of all that it lost."""
+    total: Floats | None = None
+    for dim in dims:
+        moments, chosen = known.get((product.data, dim)), choice[dim]
+        if moments is None or isinstance(chosen, Rows):
+            return None
+        gone = np.setdiff1d(np.arange(dim.size or 0), chosen)
+        found = share(network, product, dim, {int(k): float(moments.mean[k]) for k in gone})
+        total = found if total is None else total + found
+    return total
 
 
 class _Moments:

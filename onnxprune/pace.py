@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import CheckFailed
 
@@ -91,7 +91,7 @@ def _fresh(
     wanted: float,
     aim: float,
     choose: Callable[[float], C | None],
-    tries: Sequence[Try[C]],
+    tries: Sequence[Try[Any]],
     bounds: tuple[float, float],
 ) -> tuple[float | None, C | None]:
     """A choice that was not measured yet, and its prediction; None where predictions lead no on."""

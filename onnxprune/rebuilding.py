@@ -9,7 +9,6 @@ import numpy as np
 
 from .axes import Choice, Index, Rows, kept_size
 from .calibration import Calibration, CalibrationData
-from .errors import UsageError
 from .model_costs import macs_cost
 from .network import Network
 from .planning import Planner
@@ -24,22 +23,7 @@ class Rebuilder:
     data: CalibrationData
     threads: int = 1
     seed: int = 0
-    progress: Callable[[str], None] = lambda _: None
-
-    @classmethod
-    def of(
-        cls,
-        data: CalibrationData | None,
-        threads: int,
-        seed: int,
-        progress: Callable[[str], None] | None,
-    ) -> Rebuilder:
-        """Raises UsageError where there is no calibration data."""
-        if data is None:
-            raise UsageError(
-                "--reconstruct needs inputs: give --calibration FILE, or --calibration synthetic"
-            )
-        return cls(data, threads, seed, progress or (lambda _: None))
+    progress: Callable[[str], None] | None = None
 
     def _open(self, network: Network) -> Calibration:
         return self.data.open(network.model.proto, network.model.base_dir)
@@ -52,7 +36,7 @@ class Rebuilder:
             self._open(network),
             threads=self.threads,
             seed=self.seed,
-            progress=self.progress,
+            progress=self.progress or (lambda _: None),
         )
 
     def choose(self, planner: Planner) -> tuple[list[Index | Rows], Outcome]:
@@ -74,7 +58,7 @@ class Rebuilder:
             rounds=Rounds(steps={g.dim: s for g, s in zip(groups, steps, strict=True)}),
             threads=self.threads,
             seed=self.seed,
-            progress=self.progress,
+            progress=self.progress or (lambda _: None),
         )
         whole = [np.arange(group.size, dtype=np.int64) for group in groups]
         return [outcome.choice.get(g.dim, w) for g, w in zip(groups, whole, strict=True)], outcome

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import onnxprune
 from models import FAMILIES
 from models.graph import Graph
-from onnxprune import api
+from onnxprune import work
 from onnxprune.axes import Dim, kept_size
 from onnxprune.budgets import Budget, read_numbers
 from onnxprune.cli import main
@@ -336,7 +336,7 @@ def test_a_model_that_is_slower_gets_wider_stairs(monkeypatch: pytest.MonkeyPatc
         interval = (speedup - 0.05, speedup + 0.05)
         return Benchmark(one, other, speedup, interval, 1, 1, 1, {})
 
-    monkeypatch.setattr(api, "benchmark_models", fake)
+    monkeypatch.setattr(work, "benchmark_models", fake)
     result = onnxprune.prune(two_convs(64), ratio=0.3, verify=False)
     assert result.report.latency is not None and (result.report.latency.speedup or 0) > 1
     assert any("steps" in note for note in result.report.notes)
@@ -372,7 +372,7 @@ def test_a_target_of_time_is_met_as_measured(
 
     monkeypatch.setattr(timing, "latency_cost", latency_cost)
     monkeypatch.setattr(planning, "benchmark", fake)
-    monkeypatch.setattr(api, "benchmark_models", fake)
+    monkeypatch.setattr(work, "benchmark_models", fake)
     result = onnxprune.prune(model, target=target, steps=steps, verify=False)
     found, wanted = result.report.target, parse_target(target)
     assert found is not None and found.met and abs(found.off - 1) < 0.05

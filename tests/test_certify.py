@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from models import FAMILIES
-from onnxprune import CheckFailed, api
+from onnxprune import CheckFailed, work
 from onnxprune.axes import Dim
 from onnxprune.certify import Certificate, permutation
 from onnxprune.infer import infer
@@ -149,7 +149,7 @@ def test_a_wrong_index_in_one_tensor_is_caught(
 ) -> None:
     """The rewritten model takes one channel that should have gone for one that should stay."""
     original = constants(two_convs())
-    rewrite = api.rewrite
+    rewrite = work.rewrite
 
     def faulty(*arguments: Any, **options: Any) -> ModelProto:
         pruned = rewrite(*arguments, **options)
@@ -174,13 +174,13 @@ def test_a_wrong_index_in_one_tensor_is_caught(
                 each.CopyFrom(numpy_helper.from_array(value, tensor))
         return pruned
 
-    monkeypatch.setattr(api, "rewrite", faulty)
+    monkeypatch.setattr(work, "rewrite", faulty)
     with pytest.raises(CheckFailed, match="masking"):
         onnxprune.prune(two_convs(), benchmark=False)
 
 
 def test_a_model_that_does_not_run_any_more_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    rewrite = api.rewrite
+    rewrite = work.rewrite
 
     def faulty(*arguments: Any, **options: Any) -> ModelProto:
         pruned = rewrite(*arguments, **options)
@@ -190,14 +190,14 @@ def test_a_model_that_does_not_run_any_more_is_caught(monkeypatch: pytest.Monkey
         )
         return pruned
 
-    monkeypatch.setattr(api, "rewrite", faulty)
+    monkeypatch.setattr(work, "rewrite", faulty)
     with pytest.raises(CheckFailed):
         onnxprune.prune(two_convs(), benchmark=False)
 
 
 @pytest.mark.parametrize("what", ["name", "type", "shape", "missing", "extra"])
 def test_a_changed_interface_is_caught(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    rewrite = api.rewrite
+    rewrite = work.rewrite
 
     def faulty(*arguments: Any, **options: Any) -> ModelProto:
         pruned = rewrite(*arguments, **options)
@@ -214,7 +214,7 @@ def test_a_changed_interface_is_caught(monkeypatch: pytest.MonkeyPatch, what: st
             pruned.graph.output.append(helper.make_tensor_value_info("r", 1, None))
         return pruned
 
-    monkeypatch.setattr(api, "rewrite", faulty)
+    monkeypatch.setattr(work, "rewrite", faulty)
     with pytest.raises(CheckFailed, match="interface has changed"):
         onnxprune.prune(two_convs(), benchmark=False)
 
@@ -356,7 +356,7 @@ def test_a_flip_is_no_failure_but_a_wrong_cut_behind_it_is(
     model = ended(*tail, outputs={"s": TensorProto.FLOAT}, fine=fine)
     found = certificate(model)
     assert found.ok and found.compared != ["s"]
-    rewrite = api.rewrite
+    rewrite = work.rewrite
 
     def faulty(*arguments: Any, **options: Any) -> ModelProto:
         pruned = rewrite(*arguments, **options)
@@ -366,7 +366,7 @@ def test_a_flip_is_no_failure_but_a_wrong_cut_behind_it_is(
         )
         return pruned
 
-    monkeypatch.setattr(api, "rewrite", faulty)
+    monkeypatch.setattr(work, "rewrite", faulty)
     with pytest.raises(CheckFailed):
         onnxprune.prune(model, benchmark=False)
 

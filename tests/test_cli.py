@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
-from onnxprune import api, saving
+from onnxprune import saving, work
 from onnxprune.cli import main
 from tests.graphs import assert_same, make, node, perceptron, shapes, two_convs, weight
 from tests.test_selection import tiny
@@ -769,13 +769,13 @@ def wrong_weights(*arguments: Any, **options: Any) -> ModelProto:
     return pruned
 
 
-rewrite = api.rewrite
+rewrite = work.rewrite
 
 
 def test_a_failed_certificate_writes_nothing(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "rewrite", wrong_weights)
+    monkeypatch.setattr(work, "rewrite", wrong_weights)
     plan = out.with_name("plan.json")
     refused(invoke("prune", model, "-o", out, "--plan-out", plan, *QUICK), 1, "certificate failed")
     assert not list(out.parent.iterdir())
@@ -839,14 +839,14 @@ def test_a_file_size_limit_leaves_nothing(tmp_path: Path, out: Path) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-from onnxprune import api, saving
+from onnxprune import saving, work
 from onnxprune.cli import main
 
 def interrupt(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     sum(range(10**7))  # the signal is delivered between two instructions
 
-target = {"certify": (api, "certify"), "write": (saving, "_sync"), "load": (api, "load")}
+target = {"certify": (work, "certify"), "write": (saving, "_sync"), "load": (work, "load")}
 setattr(*target[sys.argv.pop(1)], interrupt)
 main()
 """
@@ -873,7 +873,7 @@ def test_a_fault_is_one_line_and_with_vv_a_traceback(
     def fault(*_: Any, **__: Any) -> None:
         raise RuntimeError("something\nunheard of")
 
-    monkeypatch.setattr(api, "certify", fault)
+    monkeypatch.setattr(work, "certify", fault)
     for flags in ([], ["-v"]):
         result = invoke(*flags, "prune", model, "-o", out, *QUICK)
         assert result.exit_code == 1

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 import onnxprune
 from models import FAMILIES, example_inputs
-from onnxprune import CheckFailed, Plan, PlanMismatch, UsageError, api, finer
+from onnxprune import CheckFailed, Plan, PlanMismatch, UsageError, finer, work
 from onnxprune.axes import Axis, Choice, Concat, Dim, Index, Product, Rows, resolve, select
 from onnxprune.certify import _lined_up, permutation
 from onnxprune.cli import main
@@ -574,7 +574,7 @@ def test_swapped_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return proto
 
     assert onnxprune.prune(attention(), benchmark=False, only=["head-dim"]).report.certificate
-    monkeypatch.setattr(api, "rewrite", wrong)
+    monkeypatch.setattr(work, "rewrite", wrong)
     with pytest.raises(CheckFailed, match="the certificate failed"):
         onnxprune.prune(attention(), benchmark=False, only=["head-dim"])
 

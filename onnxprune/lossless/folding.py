@@ -7,10 +7,10 @@ where an operator has none), and all columns of removable channels are zero then
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..axes import Axis, Dim, leaves, occurrences
 from ..model import Array, graphs, replace_value
@@ -29,7 +29,7 @@ def fold(network: Network, removable: Sequence[Removable]) -> ModelProto:
                 by_consumer[record.node.output[0]].append(each)
     model = ModelProto()
     model.CopyFrom(network.model.proto)
-    editor = _Editor(model)
+    editor = Editor(model)
     for record in network.records:
         output = next((name for name in record.node.output if name), "")
         if output in by_consumer:
@@ -40,7 +40,7 @@ def fold(network: Network, removable: Sequence[Removable]) -> ModelProto:
 
 
 def _edit(
-    network: Network, editor: _Editor, product: Contraction, removable: Sequence[Removable]
+    network: Network, editor: Editor, product: Contraction, removable: Sequence[Removable]
 ) -> None:
     output = product.node.output[0]
     weight = network.model.read(product.weight)
@@ -49,24 +49,31 @@ def _edit(
     for each in removable:
         axis = product.order[1]
         columns = _Columns(value, (network.axes.get(product.weight) or [])[axis], axis, each.dim)
-        for k, constant in each.constants.get(output, {}).items():
-            share = np.zeros_like(value)
-            columns.put(share, k, columns.get(k) * constant)
-            total = product.matrix(share).sum(axis=(2, 3)).ravel()
+        constants = each.constants.get(output, {})
+        if constants:
+            total = share(network, product, each.dim, constants)
             added = total if added is None else added + total
         for kept, gone, factor in each.merges.get(output, []):
             columns.put(value, kept, columns.get(kept) + factor * columns.get(gone))
         for k in each.channels:
             columns.put(value, int(k), 0.0)
     editor.set(product.weight, value.astype(weight.dtype))
-    if added is None:
-        return
-    if product.bias:
-        bias = network.model.read(product.bias)
-        shifted = bias.astype(np.float64) + added.reshape(bias.shape)
-        editor.set(product.bias, shifted.astype(bias.dtype))
-    else:
-        editor.add_bias(product.node, added.astype(weight.dtype))
+    if added is not None:
+        editor.shift(product, added)
+
+
+def share(
+    network: Network, product: Contraction, dim: Dim, constants: Mapping[int, float]
+) -> Floats:
+    """What channels of a dim add to a product's outputs `[out]` where they have these values."""
+    value = network.model.read(product.weight).astype(np.float64)
+    axis = product.order[1]
+    columns = _Columns(value, (network.axes.get(product.weight) or [])[axis], axis, dim)
+    part = np.zeros_like(value)
+    for k, constant in constants.items():
+        columns.put(part, k, columns.get(k) * constant)
+    total: Floats = product.matrix(part).sum(axis=(2, 3)).ravel()
+    return total
 
 
 class _Columns:
@@ -91,12 +98,12 @@ class _Columns:
         into[self._at(k)] = column
 
 
-class _Editor:
+class Editor:
     """A model whose constants and nodes are edited by name."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self.tensors = {}
+        self.tensors: dict[str, TensorProto] = {}
         self.nodes: dict[str, tuple[NodeProto, GraphProto]] = {}
         self.names: set[str] = set()
         for graph in graphs(model.graph):
@@ -113,8 +120,18 @@ class _Editor:
     def set(self, name: str, value: Array) -> None:
         replace_value(self.tensors[name], value)
 
-    def add_bias(self, node: NodeProto, bias: Array) -> None:
-        """Give a product a bias `[out]`: as an operand where it takes one, else by an Add."""
+    def shift(self, product: Contraction, added: Floats) -> None:
+        """Add `[out]` to a product's result: to its bias, or by one of its own."""
+        if product.bias:
+            bias = numpy_helper.to_array(self.tensors[product.bias])
+            shifted = bias.astype(np.float64) + added.reshape(bias.shape)
+            self.set(product.bias, shifted.astype(bias.dtype))
+            return
+        weight = numpy_helper.to_array(self.tensors[product.weight])
+        self._add_bias(product.node, added.astype(weight.dtype))
+
+    def _add_bias(self, node: NodeProto, bias: Array) -> None:
+        """Give a product a bias: as an operand where it takes one, else by an Add."""
         mine, graph = self.nodes[node.output[0]]
         name = self._name(f"{node.output[0]}_bias")
         graph.initializer.append(numpy_helper.from_array(bias, name))

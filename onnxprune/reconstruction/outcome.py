@@ -149,7 +149,7 @@ def _finished(
     held = [feeds for i, feeds in enumerate(batches) if i % every == every - 1]
     plain = rewrite(network, choice)
     before, after = (
-        _distance(network, model, held, settings) if walked.sites else 0.0
+        _distance(network, model, held, settings) if walked.sites or walked.others else 0.0
         for model in (plain, walked.model)
     )
     model = walked.model if after < before else plain
