@@ -13,7 +13,7 @@ from typing import Any
 from onnx import ModelProto
 
 from . import saving
-from .axes import Choice, Rows, kept_size
+from .axes import Choice, Index, Rows, kept_size
 from .budgets import Budget
 from .calibration import Calibration, CalibrationData
 from .certify import certify
@@ -163,9 +163,7 @@ class Work:
         kept = self.emptied.kept(
             planner.groups, planner.scores, step if isinstance(step, int) else 1
         )
-        return make_plan(
-            self.network, planner.groups, kept, planner.scores, self.options, __version__
-        )
+        return self._made(planner, kept)
 
     def planner(
         self,
@@ -183,7 +181,9 @@ class Work:
         if not groups:
             raise NotPrunable(self._why_not(bool(self.groups)))
         with self._stage("score"):
-            scores = self.emptied.last(groups, importance.scores(self.network, groups))
+            #: The criterion's own scores: what a plan records.
+            self.given = importance.scores(self.network, groups)
+            scores = self.emptied.last(groups, self.given)
             self.notes = list(importance.notes)
 
         def rescore(pruned: ModelProto) -> dict[str, Scores]:
@@ -225,15 +225,17 @@ class Work:
         """Choose what is kept of each group."""
         with self._stage("select"):
             kept = planner.keep(coarser=coarser, correction=correction)
-        made = make_plan(
-            self.network, planner.groups, kept, planner.scores, self.options, __version__
-        )
+        made = self._made(planner, kept)
         if not made.groups:
             raise NotPrunable(
                 "no group loses a channel at this ratio, rounding and bound; use a larger --ratio"
                 " or a smaller --round-to"
             )
         return made
+
+    def _made(self, planner: Planner, kept: Sequence[Index | Rows]) -> Plan:
+        scores = planner.chooser.weighted(self.given)
+        return make_plan(self.network, planner.groups, kept, scores, self.options, __version__)
 
     def refitting(self, rebuilder: Rebuilder | None) -> Rebuilt:
         """Refits a choice: on data, or without any by what the weights tell."""
@@ -249,9 +251,7 @@ class Work:
         """Choose what is kept by what reconstruction can't mend; the plan, and what came out."""
         with self._stage("reconstruct"):
             kept, outcome = rebuilder.choose(planner)
-        made = make_plan(
-            self.network, planner.groups, kept, planner.scores, self.options, __version__
-        )
+        made = self._made(planner, kept)
         return made, outcome
 
     def _why_not(self, filtered: bool) -> str:

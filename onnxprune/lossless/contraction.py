@@ -73,6 +73,8 @@ class Contraction:
 
 def contraction(network: Network, node: NodeProto) -> Contraction | None:
     """The node as a product with a constant weight, if it is one."""
+    if not any(node.output):
+        return None
     known = network.model.constants
     names = [*node.input, "", "", ""]
     given = attributes(node)

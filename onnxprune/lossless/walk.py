@@ -6,6 +6,7 @@ An operator that no rule knows leaves nothing known of its outputs, which is nev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -54,7 +55,8 @@ class Walk:
                 continue
             rule = self._rule(node)
             if rule is not None:
-                with np.errstate(all="ignore"):
+                # A node that is not as its operator's specification has it says nothing.
+                with np.errstate(all="ignore"), suppress(LookupError, TypeError, ValueError):
                     rule(node)
         return self
 

@@ -38,7 +38,7 @@ class Rounds:
     rounds: int = 1
     #: Samples that walks before the last one use, and that probes use.
     walk_samples: int = 1000
-    probe_samples: int = 256
+    probe_samples: int = 1024
     shares: Sequence[float] = SHARES
     #: Widths of a group are multiples of this, by its dim; without it, any.
     steps: Mapping[Dim, int] = field(default_factory=dict)
