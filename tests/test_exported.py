@@ -475,3 +475,33 @@ def test_an_ill_conditioned_model_is_compared_as_far_as_rounding_lets_it() -> No
     certificate = onnxprune.prune(made, benchmark=False).report.certificate
     assert certificate is not None and certificate.ok and certificate.proves
     assert certificate.tolerance > 1e-4 and "ill-conditioned" in certificate.notes[-1]
+
+
+def test_anchors_of_maps_of_unknown_size_stay() -> None:
+    """Boxes of two maps laid end to end: `(h w 3)` of each, h and w being the run time's."""
+
+    def head(name: str) -> list[NodeProto]:
+        return [
+            node("Conv", ["h", f"{name}.w"], [f"{name}.c"]),
+            node("Reshape", [f"{name}.c", "split"], [f"{name}.s"]),
+            node("Transpose", [f"{name}.s"], [f"{name}.t"], perm=[0, 3, 1, 2]),
+            node("Reshape", [f"{name}.t", "merged"], [f"{name}.boxes"]),
+        ]
+
+    made = make(
+        [
+            node("Conv", ["x", "stem"], ["s"]),
+            node("Relu", ["s"], ["h"]),
+            *head("one"),
+            *head("two"),
+            node("Concat", ["one.boxes", "two.boxes"], ["y"], axis=1),
+        ],
+        {"x": [1, 3, "H", "W"]},
+        {"y": [1, "M", 4]},
+        {
+            **{"stem": weight("stem", 8, 3, 1, 1), "split": ints(1, 3, 4, -1)},
+            **{"one.w": weight("one.w", 12, 8, 1, 1), "two.w": weight("two.w", 12, 8, 1, 1)},
+            "merged": ints(1, -1, 4),
+        },
+    )
+    assert kept(made) == {"stem": (8, 4)}

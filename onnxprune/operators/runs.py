@@ -37,6 +37,8 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
         sizes = [run.size for run in runs]
         hint = op.out_shape()
         if None in sizes:
+            # A run of `(h w 6)`, h and w being the run time's: what is in it can't be followed on.
+            op.pin_all(runs, "laid end to end with a run of a size only known at run time")
             out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
         else:
             out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
