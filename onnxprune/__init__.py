@@ -10,7 +10,7 @@ The method is DepGraph ("Towards Any Structural Pruning", CVPR 2023), on ONNX it
 
 from __future__ import annotations
 
-from .api import apply, benchmark, compare, inspect, permute, plan, prune, search
+from .api import apply, benchmark, compare, inspect, mask, permute, plan, prune, search
 from .errors import (
     BrokenModel,
     CheckFailed,
@@ -45,6 +45,7 @@ __all__ = [
     "benchmark",
     "compare",
     "inspect",
+    "mask",
     "permute",
     "plan",
     "prune",

@@ -23,16 +23,18 @@ from .errors import CheckFailed, NotPrunable, UsageError
 from .filters import Filter
 from .groups import free_dims
 from .importance import Importance
-from .inspection import Inspection, look_into
+from .inspection import Inspection, look_into, weigh
 from .latency import Benchmark
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load
+from .masking import Masked, masked
 from .model import graphs
 from .plans import Plan
 from .preprocess import Preprocess, preprocess_of
 from .rebuilding import Rebuilder
 from .report import target_result
 from .rewrite import rewrite
+from .sparsity import pattern_of
 from .tables import Rule, operator_name
 from .work import Progress, Rebuilt, Result, Shapes, Work, at_best, paced, several
 
@@ -69,6 +71,7 @@ def prune(
     eval: str | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
+    provenance: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -121,6 +124,7 @@ def prune(
         metric: which metric of `eval` counts; the labels decide without it.
         max_drop: the most that may be lost, in points of the metric (of agreement, where there are
             no labels): where more is, CheckFailed is raised.
+        provenance: write hashes of the original and the plan into the result's `metadata_props`.
         seed: of the random inputs and permutations in the checks.
         progress: called with a word on each stage.
 
@@ -141,6 +145,7 @@ def prune(
     data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
     importance = Importance(criterion, reduction, normalizer, data)
     work = Work(model_or_path, rules, progress)
+    work.provenance = provenance
     work.empty(chooser, data if reconstruct or lossless else None, lossless)
     planner = work.planner(budget, chooser, importance, input_shapes, threads, seed)
 
@@ -303,6 +308,7 @@ def apply(
     eval: str | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
+    provenance: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -312,6 +318,7 @@ def apply(
     """
     made = plan if isinstance(plan, Plan) else Plan.load(plan)
     work = Work(model_or_path, rules, progress)
+    work.provenance = provenance
     work.empty_again(made)
     rebuilt: Rebuilt | None = None
     if reconstruct:
@@ -332,6 +339,98 @@ def apply(
     )
 
 
+def mask(
+    model_or_path: ModelLike,
+    *,
+    structure: str = "channels",
+    ratio: float | None = None,
+    scope: str = "local",
+    criterion: CriterionLike = "group-l2",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_shapes: Shapes | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    verify: bool = True,
+    eval: str | None = None,
+    metric: str | None = None,
+    provenance: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **choice: Any,
+) -> Masked:
+    """Zero what would be removed, and leave all sizes as they are. No speed comes of it.
+
+    Args:
+        structure: `channels` zeroes what `plan` would remove, and takes all of its arguments (but
+            no `lossless`); `unstructured` the smallest weights, `2:4` (or any N:M) all but the N
+            largest of M neighbours along the axis that is summed over, `block:4x1` the tiles (of
+            outputs x inputs) of the least norm, in matrix products and convolutions.
+        ratio: the share that goes (0.5); not with N:M, which says it.
+        scope: `local` in each weight, `global` in all together.
+        criterion: with single weights `group-l1`, `group-l2` or `group-lp:P`: magnitude, and how it
+            is summed in blocks.
+        include, exclude: globs over names of nodes and weights.
+
+    Raises as `prune`; NotPrunable where no weight fits the structure.
+    """
+    pattern = pattern_of(structure)
+    made: Plan | None = None
+    if pattern.kind == "channels":
+        if choice.pop("lossless", None) is True:
+            raise UsageError("a mask removes nothing: --lossless is for prune and plan")
+        made = plan(
+            model_or_path,
+            ratio=ratio,
+            scope=scope,
+            criterion=criterion,
+            lossless=False,
+            include=include,
+            exclude=exclude,
+            input_shapes=input_shapes,
+            rules=rules,
+            threads=threads,
+            progress=progress,
+            **choice,
+        )
+    elif given := [name for name, value in choice.items() if value not in _UNSET.get(name, ())]:
+        word = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{word} is about channels; structure {structure} has no use for it")
+    elif pattern.kind == "n:m" and ratio is not None:
+        raise UsageError(f"--ratio: {structure} says by itself how much goes")
+    elif scope == "isomorphic":
+        raise UsageError("--scope isomorphic is about groups; single weights are local or global")
+    if ratio is not None and not 0 < ratio < 1:
+        raise UsageError(f"ratio {ratio} is outside of (0, 1)")
+    work = Work(model_or_path, rules, progress)
+    work.provenance = provenance
+    return masked(
+        work,
+        pattern,
+        plan=made,
+        ratio=0.5 if ratio is None else ratio,
+        scope=scope,
+        criterion=criterion,
+        include=several(include),
+        exclude=several(exclude),
+        input_shapes=input_shapes,
+        threads=threads,
+        verified=verify,
+        evaluated=eval,
+        metric=metric,
+        seed=seed,
+    )
+
+
+#: Arguments of `plan` that mean nothing for single weights, with the values that say nothing.
+_UNSET: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(["target", "ratios", "sensitivity", "calibration", "preprocess"], (None,)),
+    **{"calibration_samples": (None, 1024), "reduction": ("mean",), "normalizer": ("auto",)},
+    **{"lossless": (None, False), "round_to": (None,), "steps": (1,), "max_ratio": (1.0,)},
+    **{"exact_only": (False,), "only": ((), []), "common_choice": (False,)},
+}
+
+
 def permute(
     model_or_path: ModelLike, *, seed: int = 0, rules: Sequence[str | Path] = ()
 ) -> ModelProto:
@@ -346,7 +445,7 @@ def permute(
 def inspect(model_or_path: ModelLike, *, rules: Sequence[str | Path] = ()) -> Inspection:
     """What of a model could be removed, and what can't be, and why."""
     work = Work(model_or_path, rules, None)
-    return look_into(work.network, work.groups)
+    return weigh(look_into(work.network, work.groups), work.network, work.groups)
 
 
 def compare(

@@ -11,20 +11,24 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
-from . import api, display, saving
+from . import api, display, html, saving
+from .budgets import DEFAULT_RATIO
+from .configuration import Verb, configure
 from .criteria import criterion_of, described
+from .dot import dot as as_dot
 from .errors import OnnxPruneError, UsageError
 from .importance import NORMALIZERS, REDUCTIONS
 from .metrics import METRICS
 from .plans import Plan
+from .profiling import profile
 from .ranking import SCOPES
 from .tables import ROLES, operator_name, with_user_rules
 from .version import __version__
@@ -37,6 +41,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 class _Command(click.Group):
     """Turns errors into one line and an exit code; tracebacks are for `-vv`."""
+
+    command_class = Verb
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -84,6 +90,10 @@ def _verbosity(ctx: click.Context) -> int:
 
 def _more_verbose(ctx: click.Context, _: click.Parameter, count: int) -> None:
     ctx.find_root().meta["onnxprune.verbose"] = _verbosity(ctx) + count
+
+
+def _be_quiet(ctx: click.Context, _: click.Parameter, quiet: bool) -> None:
+    ctx.find_root().meta["onnxprune.quiet"] = quiet
 
 
 _VERBOSE = click.option(
@@ -165,7 +175,25 @@ _THREADS = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="For measuring."
 )
 _COMMON = _together(
-    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), _VERBOSE
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        callback=_be_quiet,
+        expose_value=False,
+        help="Say nothing, unless something fails.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        is_eager=True,
+        expose_value=False,
+        callback=configure,
+        help="Options by name; else [tool.onnxprune] of pyproject.toml. Flags win.",
+    ),
+    _VERBOSE,
 )
 _CALIBRATION = _together(
     click.option(
@@ -292,15 +320,35 @@ _CHOICE = _together(
     ),
     _RULES,
 )
-_CHECKS = _together(
+_FORCE = click.option("--force", is_flag=True, help="Replace an output that exists.")
+_REPORT = click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write what there is to see as one HTML file, too.",
+)
+_OUTPUT = click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to."
+)
+_OUTPUT_OR_CHECK = _together(
     click.option(
-        "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to."
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        help="Where to; --check needs none.",
     ),
-    click.option("--force", is_flag=True, help="Replace an output that exists."),
-    _SHAPES,
-    _THREADS,
-    click.option("--no-verify", is_flag=True, help="Skip the checks and certificates."),
-    click.option("--no-benchmark", is_flag=True, help="Skip measuring latency."),
+    click.option(
+        "--check",
+        is_flag=True,
+        help="Only say by the exit code whether anything would be pruned: 0 if so, 3 if not.",
+    ),
+)
+_NO_PROVENANCE = click.option(
+    "--no-provenance",
+    is_flag=True,
+    help="Leave the hashes of model and plan out of the output's metadata.",
+)
+_EVAL = _together(
     click.option(
         "--eval",
         "evaluated",
@@ -310,6 +358,16 @@ _CHECKS = _together(
     click.option(
         "--metric", type=click.Choice(list(METRICS)), help="What --eval counts [by the labels]."
     ),
+)
+_CHECKS = _together(
+    _FORCE,
+    _NO_PROVENANCE,
+    _REPORT,
+    _SHAPES,
+    _THREADS,
+    click.option("--no-verify", is_flag=True, help="Skip the checks and certificates."),
+    click.option("--no-benchmark", is_flag=True, help="Skip measuring latency."),
+    _EVAL,
     click.option(
         "--max-drop",
         type=click.FloatRange(min=0),
@@ -331,7 +389,9 @@ def _console(stderr: bool) -> Console:
     # Wide where nothing shows it: a log or a pipe must not be folded at 80 columns.
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 160
-    return Console(stderr=stderr, width=width, highlight=False)
+    ctx = click.get_current_context(silent=True)
+    quiet = ctx is not None and bool(ctx.find_root().meta.get("onnxprune.quiet"))
+    return Console(stderr=stderr, width=width, highlight=False, quiet=quiet)
 
 
 @contextmanager
@@ -347,6 +407,7 @@ def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
 
 @main.command()
 @_MODEL
+@_OUTPUT_OR_CHECK
 @_CHECKS
 @_CHOICE
 @_RECONSTRUCT
@@ -358,8 +419,11 @@ def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Write the plan as JSON, too.")
 def prune(
     model: Path,
-    output: Path,
+    output: Path | None,
+    check: bool,
     force: bool,
+    no_provenance: bool,
+    report: Path | None,
     input_shapes: dict[str, list[int]],
     threads: int,
     no_verify: bool,
@@ -376,7 +440,14 @@ def prune(
 
     Example: onnxprune prune model.onnx -o smaller.onnx --ratio 0.5
     """
-    _check_targets([output, plan_out], [model], force)
+    if check and evaluated is None:
+        del choice["reconstruct"]
+        return _only_check(model, choice, as_json, input_shapes, threads)
+    output = None if check else _needed(output)
+    if output is not None:
+        _check_targets([output, plan_out, report], [model], force)
+    if report:
+        html.require()
     with _progress(as_json) as progress:
         result = (api.search if search else api.prune)(
             model,
@@ -388,13 +459,64 @@ def prune(
             eval=evaluated,
             metric=metric,
             max_drop=max_drop,
+            provenance=not no_provenance,
             progress=progress,
         )
-        # Both files or neither: what can't be written shows before anything is in its place.
-        document = result.plan.to_json().encode()
-        with saving.pending(plan_out, document) if plan_out else nullcontext():
-            result.save(output, force=force)
+        if output is None:
+            return  # --check with --eval: it would pass
+        further = _further(input_shapes, threads, evaluated, metric, choice["rules"])
+        beside = {plan_out: result.plan.to_json().encode()} if plan_out else {}
+        if report:
+            progress("report")
+            if choice["lossless"] and choice["ratio"] == DEFAULT_RATIO:
+                further["ratio"] = choice["ratio"]  # said, it is more than what --lossless removes
+            beside[report] = html.of_result(result, output, further)
+        _save(result, output, force, beside)
     _tell(result, as_json)
+
+
+def _needed(output: Path | None) -> Path:
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.", click.get_current_context())
+    return output
+
+
+def _only_check(
+    model: Path,
+    choice: Mapping[str, Any],
+    as_json: bool,
+    input_shapes: dict[str, list[int]],
+    threads: int,
+) -> None:
+    """Raises NotPrunable (exit code 3) where nothing would be removed; says and writes nothing."""
+    with _progress(as_json) as progress:
+        api.plan(model, **choice, input_shapes=input_shapes, threads=threads, progress=progress)
+
+
+def _save(result: Result, output: Path, force: bool, beside: Mapping[Path, bytes]) -> None:
+    """All files or none: what can't be written shows before anything is in its place."""
+    with ExitStack() as stack:
+        for path, data in beside.items():
+            stack.enter_context(saving.pending(path, data))
+        result.save(output, force=force)
+
+
+def _further(
+    input_shapes: dict[str, list[int]],
+    threads: int,
+    evaluated: str | None,
+    metric: str | None,
+    rules: Sequence[str],
+) -> dict[str, Any]:
+    """Options that a plan does not hold, as the report's command line has them."""
+    shapes = [f"{name}:{','.join(map(str, dims))}" for name, dims in input_shapes.items()]
+    return {
+        "input-shapes": shapes,
+        "threads": threads if threads > 1 else None,
+        "eval": evaluated,
+        "metric": metric,
+        "rules": rules,
+    }
 
 
 def _check_targets(outputs: Sequence[Path | None], sources: Sequence[Path], force: bool) -> None:
@@ -405,7 +527,7 @@ def _check_targets(outputs: Sequence[Path | None], sources: Sequence[Path], forc
         saving.check_target(output, sources, force)
     taken = [*given, saving.data_file(given[0])]
     if len({output.resolve() for output in taken}) < len(taken):
-        raise UsageError(f"{given[0]}: the plan and the model can't be one file")
+        raise UsageError(f"{given[0]}: the plan, the report and the model can't be one file")
 
 
 def _tell(result: Result, as_json: bool) -> None:
@@ -417,17 +539,24 @@ def _tell(result: Result, as_json: bool) -> None:
 
 @main.command()
 @_MODEL
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to.")
-@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@_OUTPUT_OR_CHECK
+@_FORCE
 @_CHOICE
 @_SHAPES
 @_THREADS
 @_COMMON
-def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -> None:
+def plan(
+    model: Path, output: Path | None, check: bool, force: bool, as_json: bool, **choice: Any
+) -> None:
     """Choose channels of MODEL and write the plan, without carrying it out.
 
     Example: onnxprune plan model.onnx -o plan.json --ratio 0.3
     """
+    if check:
+        return _only_check(
+            model, choice, as_json, choice.pop("input_shapes"), choice.pop("threads")
+        )
+    output = _needed(output)
     _check_targets([output], [model], force)
     with _progress(as_json) as progress:
         made = api.plan(model, **choice, progress=progress)
@@ -443,6 +572,7 @@ def plan(model: Path, output: Path, force: bool, as_json: bool, **choice: Any) -
 @main.command()
 @_MODEL
 @click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
+@_OUTPUT
 @_CHECKS
 @_CALIBRATION
 @_RECONSTRUCT
@@ -452,6 +582,8 @@ def apply(
     plan_file: Path,
     output: Path,
     force: bool,
+    no_provenance: bool,
+    report: Path | None,
     input_shapes: dict[str, list[int]],
     threads: int,
     no_verify: bool,
@@ -467,7 +599,9 @@ def apply(
 
     Example: onnxprune apply finetuned.onnx plan.json -o smaller.onnx
     """
-    _check_targets([output], [model, plan_file], force)
+    _check_targets([output, report], [model, plan_file], force)
+    if report:
+        html.require()
     with _progress(as_json) as progress:
         result = api.apply(
             model,
@@ -480,26 +614,111 @@ def apply(
             eval=evaluated,
             metric=metric,
             max_drop=max_drop,
+            provenance=not no_provenance,
             **calibration,
             progress=progress,
         )
-        result.save(output, force=force)
+        beside = {}
+        if report:
+            progress("report")
+            further = _further(input_shapes, threads, evaluated, metric, rules)
+            beside[report] = html.of_result(result, output, further, plan_file)
+        _save(result, output, force, beside)
     _tell(result, as_json)
+
+
+@main.command()
+@_MODEL
+@_OUTPUT
+@click.option(
+    "--structure",
+    default="channels",
+    show_default=True,
+    metavar="channels|unstructured|N:M|block:RxC",
+    help="What is zeroed: whole channels, or weights one by one, N:M (2:4) or in blocks (4x1).",
+)
+@_FORCE
+@_CHOICE
+@_SHAPES
+@_THREADS
+@click.option("--no-verify", is_flag=True, help="Skip the checks.")
+@_EVAL
+@_NO_PROVENANCE
+@_COMMON
+def mask(
+    model: Path,
+    output: Path,
+    force: bool,
+    no_verify: bool,
+    evaluated: str | None,
+    no_provenance: bool,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """Zero what MODEL would lose, instead of removing it; no speed comes of that by itself.
+
+    Example: onnxprune mask model.onnx -o masked.onnx --structure 2:4
+    """
+    _check_targets([output], [model], force)
+    with _progress(as_json) as progress:
+        found = api.mask(
+            model,
+            **choice,
+            verify=not no_verify,
+            eval=evaluated,
+            provenance=not no_provenance,
+            progress=progress,
+        )
+        found.save(output, force=force)
+    if as_json:
+        click.echo(display.document(found.report.to_dict()))
+    else:
+        display.show_mask(_console(stderr=True), found.report)
 
 
 @main.command()
 @_MODEL
 @_RULES
 @click.option("--all", "everything", is_flag=True, help="Every member, place and node.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="GLOB",
+    help="Only these groups, by name or by a member, with all that is in them.",
+)
+@click.option(
+    "--dot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the dependency graph for Graphviz, too.",
+)
+@click.option("--force", is_flag=True, help="Replace a --dot file that exists.")
 @_COMMON
-def inspect(model: Path, rules: Sequence[str], everything: bool, as_json: bool) -> None:
+def inspect(
+    model: Path,
+    rules: Sequence[str],
+    everything: bool,
+    groups: Sequence[str],
+    dot: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Show what of MODEL could be removed, and why the rest can't.
 
-    Example: onnxprune inspect model.onnx
+    Example: onnxprune inspect model.onnx; onnxprune inspect model.onnx --group '*fc1*'
     """
+    if dot is not None:
+        _check_targets([dot], [model], force)
     found = api.inspect(model, rules=rules)
+    if groups:
+        found = found.select(groups)
+    if dot is not None:
+        saving.write_atomically(dot, as_dot(found).encode())
     if as_json:
         click.echo(display.document(found.to_dict()))
+    elif groups:
+        display.show_groups(_console(stderr=False), found)
     else:
         display.show_inspection(_console(stderr=False), found, everything)
 
@@ -510,6 +729,8 @@ def inspect(model: Path, rules: Sequence[str], everything: bool, as_json: bool) 
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative to the largest value.")
 @click.option("--atol", default=0.0, show_default=True, type=click.FloatRange(min=0))
 @_SHAPES
+@_REPORT
+@_FORCE
 @_COMMON
 @click.pass_context
 def compare(
@@ -519,13 +740,20 @@ def compare(
     rtol: float | None,
     atol: float,
     input_shapes: dict[str, list[int]],
+    report: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Compare the outputs of A and B on random inputs; exit code 1 where they differ.
 
     Example: onnxprune compare model.onnx twin.onnx --rtol 1e-4
     """
+    if report:
+        _check_targets([report], [a, b], force)
+        html.require()
     found = api.compare(a, b, rtol=rtol, atol=atol, input_shapes=input_shapes)
+    if report:
+        saving.write_atomically(report, html.of_comparison(found, [str(a), str(b)]))
     if as_json:
         click.echo(display.document(found.to_dict()))
     else:
@@ -539,6 +767,8 @@ def compare(
 @_SHAPES
 @_THREADS
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True))
+@_REPORT
+@_FORCE
 @_COMMON
 def bench(
     a: Path,
@@ -546,19 +776,28 @@ def bench(
     input_shapes: dict[str, list[int]],
     threads: int,
     seconds: float,
+    report: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure the latency of A, or of A and B in paired rounds.
 
     Example: onnxprune bench model.onnx smaller.onnx --threads 2
     """
+    names = [str(each) for each in (a, b) if each is not None]
+    if report:
+        _check_targets([report], [each for each in (a, b) if each is not None], force)
+        html.require()
     with _progress(as_json) as progress:
         progress("benchmark")
         found = api.benchmark(a, b, threads=threads, input_shapes=input_shapes, seconds=seconds)
+        if report:
+            progress("report")
+            profiled = profile(a, b, threads=threads, input_shapes=found.shapes)
+            saving.write_atomically(report, html.of_benchmark(found, names, profiled))
     if as_json:
         click.echo(display.document(found.to_dict()))
     else:
-        names = [str(a), str(b)]
         display.show_benchmark(_console(stderr=False), found, names)
 
 

@@ -18,6 +18,7 @@ from .coverage import Coverage
 from .evaluation import Evaluation
 from .inspection import Inspection
 from .latency import Benchmark, Latency
+from .masking import MaskReport
 from .plans import Plan
 from .report import GroupResult, Report
 from .tables import Rule, operator_name
@@ -169,6 +170,27 @@ def _certificate(found: Certificate) -> str:
     return text + "."
 
 
+def show_mask(console: Console, report: MaskReport) -> None:
+    """How many zeros there are now, weight by weight."""
+    rows = table("weight", "shape", ">zeros before", ">zeros", ">sparsity")
+    for each in report.tensors:
+        shape = " × ".join(map(str, each.shape))
+        zeros = (number(each.zeros_before), number(each.zeros), percent(each.sparsity))
+        rows.add_row(safe(each.name), shape, *zeros)
+    console.print(rows)
+    if report.evaluation:
+        rows = table("", ">before", ">after", ">")
+        _evaluation(rows, report.evaluation)
+        console.print(rows)
+    console.print(f"{percent(report.sparsity)} of these weights are zero.")
+    for name, reason in report.left.items():
+        console.print(f"Left alone: {safe(name)}: {safe(reason)}.")
+    for note in report.notes:
+        console.print(f"Note: {safe(note)}.")
+    if report.output:
+        console.print(f"Written to [bold]{safe(report.output)}[/].")
+
+
 def show_plan(console: Console, plan: Plan) -> None:
     """What a plan keeps of each group."""
     rows = table("group", "role", ">size", ">kept", ">choices", "kind")
@@ -181,8 +203,8 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_inspection(console: Console, found: Inspection, everything: bool) -> None:
     """Groups, the grouping matrix where it is small, and what is pinned."""
-    columns = ["group", "role", ">size", ">choices", "kind", ">parameters", "dependencies"]
-    columns.append("members")
+    columns = ["group", "role", ">size", ">choices", "kind", ">parameters", ">MACs"]
+    columns += ["dependencies", "members"]
     if console.width < _WIDE and not everything:
         columns.pop()
     rows = table(*columns)
@@ -196,7 +218,8 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             str(group.size),
             str(group.choices),
             group.kind,
-            number(group.parameters),
+            _of(group.parameters, found.parameters),
+            _of(group.macs, found.macs),
             ", ".join(group.dependencies),
             safe(" ".join(shown) + rest),
         )
@@ -204,8 +227,15 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
     console.print(rows)
     console.print(
         f"{number(found.parameters)} parameters; halving every group leaves"
-        f" {percent(found.left_at_half)} of them."
+        f" {percent(found.left_at_half)} of them, and one channel of each"
+        f" {percent(found.least_left)}: no less is possible."
     )
+    if found.macs and found.macs_left_at_half is not None:
+        console.print(
+            f"{number(found.macs)} MACs (dynamic sizes as 1); halving leaves"
+            f" {percent(found.macs_left_at_half)}, at least"
+            f" {percent(found.least_macs_left or 0)}."
+        )
     if 0 < len(found.layers) <= 40 or everything:
         console.print("\n[bold]Grouping matrix[/] (■: coupled layers)")
         for name, row in zip(found.layers, found.matrix(), strict=True):
@@ -229,6 +259,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
                 f"Single axes are pinned by {safe(', '.join(others[:3]))}"
                 + (f" and {len(others) - 3} more reasons; see --all." if len(others) > 3 else ".")
             )
+        _advice(console, found)
     if found.refused:
         rows = table("operator", "node", "reason", title="Left alone")
         for node, operator, reason in found.refused if everything else found.refused[:_SHOWN]:
@@ -236,6 +267,39 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
         console.print(rows)
         if not everything and len(found.refused) > _SHOWN:
             console.print(f"… and {len(found.refused) - _SHOWN} more; see --all.")
+
+
+def _of(part: float | None, whole: float | None) -> str:
+    """A count, and which share of all it is."""
+    return f"{number(part)} ({100 * part / whole:.0f} %)" if part and whole else number(part)
+
+
+def _advice(console: Console, found: Inspection) -> None:
+    """What would free what is pinned."""
+    given = [(pinned.reason, text) for pinned in found.pinned for text in pinned.advice]
+    if given:
+        rows = table("pinned because", "what would free it", title="What you can do")
+        for reason, text in given:
+            rows.add_row(safe(reason), safe(text))
+        console.print(rows)
+
+
+def show_groups(console: Console, found: Inspection) -> None:
+    """Every member of some groups."""
+    for group in found.groups:
+        rows = table("member", ">axis", "shape", "scored", "read by", title=safe(group.name))
+        for tensor, axis, scored in group.members:
+            info = found.weights[tensor]
+            cells = (tensor, axis, " × ".join(map(str, info.shape)), "yes" if scored else "no")
+            rows.add_row(*map(safe, (*cells, ", ".join(info.nodes))))
+        console.print(rows)
+        choices = f" in each of {group.choices}" if group.choices > 1 else ""
+        console.print(
+            f"{group.role}, {group.size} channels{choices}, {group.kind};"
+            f" {_of(group.parameters, found.parameters)} of the parameters,"
+            f" {_of(group.macs, found.macs)} of the MACs;"
+            f" coupled by {', '.join(group.dependencies)}.\n"
+        )
 
 
 def show_comparison(console: Console, found: Comparison) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
+from .advice import advice
 from .axes import Axis, Concat, Dim, Product, leaves, resolve
+from .errors import UsageError
 from .groups import Group, pinned_axes
 from .model import node_name
+from .model_costs import macs_cost
 from .network import Network
 from .tables import operator_name
 
@@ -34,6 +39,17 @@ class GroupInfo:
     parameters: int
     #: How many choices of channels there are: one for each head or group, or 1.
     choices: int = 1
+    #: Multiply-accumulates of one run that its channels are part of (dynamic sizes are 1).
+    macs: float | None = None
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """A constant that is cut, or could be if it were not pinned."""
+
+    shape: list[int]
+    #: The nodes that read it.
+    nodes: list[str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,8 @@ class PinnedInfo:
     axes: list[tuple[str, int]]
     #: Elements of weights none of whose axes is free, and for which this is the first reason.
     locked: int
+    #: Which options, or settings of the export, would free them.
+    advice: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,44 @@ class Inspection:
     parameters: int
     #: The share of parameters left when every group is halved.
     left_at_half: float
+    #: The share of parameters left when one channel of every group stays: no less is possible.
+    least_left: float = 1.0
+    #: Multiply-accumulates of one run (dynamic sizes are 1), and the shares that are left of them.
+    macs: float | None = None
+    macs_left_at_half: float | None = None
+    least_macs_left: float | None = None
+    #: The weights in groups, and those that are pinned.
+    weights: dict[str, WeightInfo] = field(default_factory=dict)
+    #: Whether all groups are in it: not after `select`.
+    complete: bool = True
+
+    def select(self, globs: Sequence[str]) -> Inspection:
+        """The same with those groups alone whose name, or a member of which, matches a glob.
+
+        Raises UsageError where a glob matches nothing.
+        """
+        chosen: set[int] = set()
+        for glob in globs:
+            names = [
+                {group.name, *(tensor for tensor, _, _ in group.members)} for group in self.groups
+            ]
+            by_name = [i for i, group in enumerate(self.groups) if fnmatchcase(group.name, glob)]
+            by_member = [
+                i for i, each in enumerate(names) if any(fnmatchcase(name, glob) for name in each)
+            ]
+            if not by_member:
+                known = sorted(set().union(*names))
+                near = difflib.get_close_matches(glob, known, n=3, cutoff=0.3)
+                hint = f"; did you mean {', '.join(near)}?" if near else ""
+                raise UsageError(f"no group and no member of one matches {glob!r}{hint}")
+            chosen.update(by_name or by_member)
+        order = sorted(chosen)
+        return replace(
+            self,
+            groups=[self.groups[i] for i in order],
+            grouping=[self.grouping[i] for i in order],
+            complete=False,
+        )
 
     def matrix(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """The grouping matrix, `[layers, layers]`: true where two layers share a group."""
@@ -73,6 +129,46 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
+
+
+def weigh(found: Inspection, network: Network, groups: Sequence[Group]) -> Inspection:
+    """The same with what it costs: MACs, and the least that could be left."""
+    cost = macs_cost(network)
+    whole = cost.total()
+    free = [group for group in groups if group.role != "second-factor"]
+    shares: list[float | None] = [None, None]
+    if whole:
+        halves = {group.dim: max(1, group.size // 2) for group in free}
+        least = {group.dim: 1 for group in free}
+        shares = [cost.total(widths) / whole for widths in (halves, least)]
+    infos = [
+        replace(
+            info,
+            macs=sum(
+                term.value(*(axis.size or 0 for axis in term.axes))
+                for term in cost.terms_of(group.dim)
+            ),
+        )
+        for info, group in zip(found.groups, groups, strict=True)
+    ]
+    readers: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in network.records:
+        for name in record.node.input:
+            readers[name].setdefault(node_name(record.node))
+    names = [tensor for group in infos for tensor, _, _ in group.members]
+    names += [tensor for pinned in found.pinned for tensor, _ in pinned.axes]
+    return replace(
+        found,
+        groups=infos,
+        least_left=share_left(network, {group.dim: 1 / group.size for group in free}),
+        macs=whole,
+        macs_left_at_half=shares[0],
+        least_macs_left=shares[1],
+        weights={
+            name: WeightInfo(list(network.model.constants[name].dims), list(readers[name]))
+            for name in dict.fromkeys(names)
+        },
+    )
 
 
 def look_into(network: Network, groups: Sequence[Group]) -> Inspection:
@@ -229,7 +325,13 @@ def _pinned(network: Network) -> list[PinnedInfo]:
             locked[kept.pins[0].reason] += elements(network, kept.tensor)
     return sorted(
         (
-            PinnedInfo(reason, [w for w in places if w], axes[reason], locked[reason])
+            PinnedInfo(
+                reason,
+                [w for w in places if w],
+                axes[reason],
+                locked[reason],
+                advice(reason, list(places)),
+            )
             for reason, places in where.items()
         ),
         key=lambda info: (-info.locked, info.reason),

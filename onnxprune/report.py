@@ -9,6 +9,7 @@ from .certify import Certificate
 from .evaluation import Evaluation
 from .latency import Benchmark
 from .measure import Size
+from .profiling import Profile
 from .targets import Target
 
 
@@ -99,6 +100,8 @@ class Report:
     groups: list[GroupResult] = field(default_factory=list)
     certificate: Certificate | None = None
     latency: Benchmark | None = None
+    #: Where the time goes; measured for `--report` only.
+    profile: Profile | None = None
     target: TargetResult | None = None
     evaluation: Evaluation | None = None
     #: Why axes of weights stay whole: reason -> elements that lose nothing for it.
@@ -114,6 +117,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
     #: seconds
     timings: dict[str, float] = field(default_factory=dict)
+    #: SHA-256 of `model`, `output` and `plan`; of what is known.
+    sha256: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def parameters_left(self) -> float | None:
@@ -134,13 +140,17 @@ class Report:
             "groups": [asdict(group) for group in self.groups],
             "certificate": self.certificate.to_dict() if self.certificate else None,
             "latency": self.latency.to_dict() if self.latency else None,
+            "profile": self.profile.to_dict() if self.profile else None,
             "target": asdict(self.target) if self.target else None,
             "evaluation": self.evaluation.to_dict() if self.evaluation else None,
             "pinned": self.pinned,
             "refused": [list(each) for each in self.refused],
             "options": self.options,
             "lossless": self.lossless,
+            "reconstruction": self.reconstruction,
             "trials": self.trials,
             "notes": self.notes,
             "timings": self.timings,
+            "sha256": self.sha256,
+            "versions": self.versions,
         }

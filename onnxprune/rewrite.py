@@ -70,19 +70,31 @@ def take(value: Array, positions: Mapping[int, Index]) -> Array:
 
 
 def rewrite(
-    network: Network, choice: Choice, mask: Choice | None = None, maskable: Set[str] = frozenset()
+    network: Network,
+    choice: Choice,
+    mask: Choice | None = None,
+    maskable: Set[str] = frozenset(),
+    values: Mapping[str, Array] | None = None,
 ) -> ModelProto:
     """The model with each dim reduced to (or permuted by) `choice[dim]`; the rest is as it was.
 
     Constants in `maskable` are first set to zero outside of the indices that `mask` keeps (and
-    quantised ones to their zero point). Weights kept outside the file that do not change still
-    refer to the original's data file.
+    quantised ones to their zero point); those in `values` have these values in place of their own.
+    Weights kept outside the file that do not change still refer to the original's data file.
     """
-    return _Rewriter(network, choice, mask or {}, maskable).run()
+    return _Rewriter(network, choice, mask or {}, maskable, values or {}).run()
 
 
 class _Rewriter:
-    def __init__(self, network: Network, choice: Choice, mask: Choice, maskable: Set[str]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        choice: Choice,
+        mask: Choice,
+        maskable: Set[str],
+        values: Mapping[str, Array],
+    ) -> None:
+        self.values = values
         self.network = network
         self.model = network.model
         self.choice = choice
@@ -91,7 +103,7 @@ class _Rewriter:
         self.sizes = {dim: kept_size(chosen) for dim, chosen in choice.items()}
         self.positions = tensor_positions(network, choice)
         self.quantised = network.quantised() if self.masked else {}
-        self.changing = self.positions.keys() | self.masked.keys()
+        self.changing = self.positions.keys() | self.masked.keys() | values.keys()
         self.proto = ModelProto()
         #: New nodes by the name of their first output, with the graph that they stand in.
         self.nodes: dict[str, tuple[NodeProto, GraphProto]] = {}
@@ -161,7 +173,7 @@ class _Rewriter:
         return new
 
     def _value(self, name: str) -> Array:
-        value = self.model.read(name)
+        value = self.values[name] if name in self.values else self.model.read(name)
         if name in self.masked:
             value = value.copy()
             fill = np.broadcast_to(self._zero(name, value), value.shape)

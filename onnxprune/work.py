@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from . import saving
+from . import provenance, saving
 from .axes import Choice, Index, Rows, kept_size
 from .budgets import Budget
 from .calibration import Calibration, CalibrationData
@@ -32,7 +32,7 @@ from .inspection import look_into, share_left
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load, readable
 from .measure import count
-from .model import node_name
+from .model import Model, node_name
 from .network import Network
 from .pace import not_slower
 from .planning import Planner
@@ -65,18 +65,12 @@ class Result:
     @cached_property
     def model(self) -> ModelProto:
         """The pruned model. Weights that were in other files are in it."""
-        model = ModelProto()
-        model.CopyFrom(self._pruned)
-        saving.inline_all(model, self._network.model.base_dir)
-        return model
+        return inlined(self._pruned, self._network.model.base_dir)
 
     @property
     def reference(self) -> ModelProto:
         """The input after loading's function-preserving steps: what the plan's names refer to."""
-        reference = ModelProto()
-        reference.CopyFrom(self._network.model.proto)
-        saving.inline_all(reference, self._network.model.base_dir)
-        return reference
+        return inlined(self._network.model.proto, self._network.model.base_dir)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the pruned model, all of it or nothing; external data beside it, where it was so.
@@ -84,15 +78,26 @@ class Result:
         Raises UsageError where the path can't be meant, CheckFailed where ONNX's checker refuses
         the file (it is asked unless checks were declined), WriteFailed where it can't be written.
         """
-        output, model = Path(path), self._network.model
-        sources = saving.sources(model)
-        saving.check_target(output, sources, force)
-        if model.external:
-            saving.check_target(saving.data_file(output), sources, force)
-        checked = self._verified and checks_out(model.path, model.proto)
-        check = check_file if checked else None
-        saving.save(self._pruned, output, model.base_dir, model.external, check)
-        self.report.output = str(output)
+        write(self._network.model, self._pruned, Path(path), force, self._verified)
+        self.report.output = str(Path(path))
+
+
+def inlined(proto: ModelProto, base_dir: Path) -> ModelProto:
+    """A copy, with the weights that are in other files brought into it."""
+    model = ModelProto()
+    model.CopyFrom(proto)
+    saving.inline_all(model, base_dir)
+    return model
+
+
+def write(model: Model, made: ModelProto, output: Path, force: bool, verified: bool) -> None:
+    """Write what was made of a model; see `Result.save`."""
+    sources = saving.sources(model)
+    saving.check_target(output, sources, force)
+    if model.external:
+        saving.check_target(saving.data_file(output), sources, force)
+    checked = verified and checks_out(model.path, model.proto)
+    saving.save(made, output, model.base_dir, model.external, check_file if checked else None)
 
 
 class Work:
@@ -106,6 +111,8 @@ class Work:
         self.notes: list[str] = []
         self.rules = rules
         self.options: dict[str, Any] = {}
+        #: Whether results say in their metadata where they come from.
+        self.provenance = True
         self.name = str(source) if isinstance(source, (str, Path)) else "the model"
         with self._stage("load"):
             self.model = self.original = load(source)
@@ -323,6 +330,8 @@ class Work:
             file = first.path or first.proto
             report.before = count(file, shapes, loaded=first.proto, without=first.copies)
             report.after = count(pruned, shapes)
+        if self.provenance:  # behind the count: it is no part of what the model costs
+            provenance.stamp(pruned, provenance.entries(self.original.sha256, made))
         if evaluated:
             with self._stage("evaluate"):
                 report.evaluation = evaluate_models(

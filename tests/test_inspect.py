@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import onnxprune
-from models.resnet import resnet
+from models import resnet
 from onnxprune.advice import advice
 from onnxprune.cli import main
 from onnxprune.dot import dot
@@ -31,9 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_least_that_can_be_left_is_one_channel_of_each_group() -> None:
     found = onnxprune.inspect(two_convs(8))
-    result = onnxprune.prune(
-        two_convs(8), ratio=0.99, round_to=1, benchmark=False, lossless=False
-    )
+    result = onnxprune.prune(two_convs(8), ratio=0.99, round_to=1, benchmark=False, lossless=False)
     assert [group.kept for group in result.report.groups] == [1]
     assert found.least_left == pytest.approx(result.report.parameters_left)
     assert 0 < found.least_left < found.left_at_half < 1
@@ -41,9 +39,7 @@ def test_the_least_that_can_be_left_is_one_channel_of_each_group() -> None:
 
 def test_macs_are_those_that_are_counted() -> None:
     found = onnxprune.inspect(two_convs(8))
-    result = onnxprune.prune(
-        two_convs(8), ratio=0.5, round_to=1, benchmark=False, lossless=False
-    )
+    result = onnxprune.prune(two_convs(8), ratio=0.5, round_to=1, benchmark=False, lossless=False)
     before, after = result.report.before, result.report.after
     assert before is not None and after is not None
     assert found.macs == before.macs
@@ -56,6 +52,12 @@ def test_advice_on_a_cache() -> None:
     reason = "an axis of the model's input"
     assert "KV cache" in advice(reason, ["past_key_values.0.key"])[0]
     assert advice(reason, ["images"]) == []
+    for name in ("present.0.value", "kv_cache", "past_key_values.3.key"):
+        assert "KV cache" in advice(reason, [name])[0]
+    for name in ("h0", "hidden", "c_n", "cn", "lstm/state_in", "hidden_state"):
+        assert "a state" in advice(reason, [name])[0], name
+    for name in ("last_hidden_state", "encoder_hidden_states", "representation", "value"):
+        assert advice(reason, [name]) == [], name
     assert "--rules" in advice("no rule for operator my.domain.X", [])[0]
     assert advice("kernel", ["conv"]) == []
 
@@ -66,9 +68,9 @@ def test_advice_is_shown_where_a_cache_fixes_heads(tmp_path: Path) -> None:
         node("Add", ["h", "past_key"], ["present_key"]),
         node("MatMul", ["h", "v"], ["y"]),
     ]
-    inputs = {"x": weight("x", 2, 4), "past_key": weight("p", 2, 8)}
+    outputs = {"present_key": [2, 8], "y": [2, 3]}
     constants = {"w": weight("w", 4, 8), "v": weight("v", 8, 3)}
-    model = make(nodes, inputs, constants, outputs=["present_key", "y"])
+    model = make(nodes, {"x": [2, 4], "past_key": [2, 8]}, outputs, constants)
     path = tmp_path / "cache.onnx"
     onnx.save(model, path)
     result = invoke("inspect", path)
@@ -95,14 +97,14 @@ def test_a_misspelt_group_has_suggestions(model: Path) -> None:
 
 
 def test_dot_has_every_group_and_member_once(tmp_path: Path) -> None:
-    found = onnxprune.inspect(resnet())
+    found = onnxprune.inspect(resnet.build())
     text = dot(found)
     names = {tensor for group in found.groups for tensor, _, _ in group.members}
     assert len(re.findall(r"shape=ellipse", text)) == len(found.groups)
     assert len(re.findall(r"shape=box\]", text)) == len(names)
     assert text.count("->") == sum(len(group.members) for group in found.groups)
     assert text.count("{") == text.count("}") == 1
-    assert text == dot(onnxprune.inspect(resnet()))
+    assert text == dot(onnxprune.inspect(resnet.build()))
 
 
 def test_names_are_quoted_in_dot(tmp_path: Path) -> None:

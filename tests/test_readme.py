@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import onnxprune
@@ -37,7 +38,9 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line: str) -> None:
     _, verb, *arguments = shlex.split(line)
-    main.commands[verb].make_context(verb, arguments)
+    # Below the group's context: a command keeps the help option (-h) that it is first asked for.
+    parent = click.Context(main, **main.context_settings)
+    main.commands[verb].make_context(verb, arguments, parent=parent)
 
 
 def test_every_option_is_shown() -> None:

@@ -1,0 +1,14 @@
+"""The report as one HTML file that needs nothing else: `--report report.html`.
+
+    facts      what a page says, as plain data: cards, the certificate in words, groups, layers
+    replay     a plan's options as a command line
+    plots      histograms and bars, as SVG
+    page       the template filled in
+
+What a model calls its tensors and nodes is not to be trusted: jinja2 escapes all of it.
+"""
+
+from .page import of_benchmark as of_benchmark
+from .page import of_comparison as of_comparison
+from .page import of_result as of_result
+from .page import require as require
