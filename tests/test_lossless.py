@@ -15,6 +15,7 @@ from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.lossless import Removable, find_removable, fold
+from onnxprune.lossless.facts import ONES, alike
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import make_inputs, run, session
 from onnxprune.tables import with_user_rules
@@ -364,3 +365,10 @@ def test_a_real_network_has_some(corpus: Path) -> None:
     assert sum(group.size - len(group.kept) for group in result.plan.groups) == 237
     comparison = onnxprune.compare(path, result.model, rtol=1e-5)
     assert comparison.ok and comparison.proves
+
+
+def test_many_rows_of_one_kind_are_one_label() -> None:
+    """A bias of zeros and ones in a wide layer: every row is a multiple of every other."""
+    labels, scale = alike(np.repeat([[2.0], [-1.0], [0.0]], 10_000, axis=0))
+    assert len(set(labels.tolist())) == 2 and (labels[20_000:] == ONES).all()
+    assert set(scale.tolist()) == {2.0, -1.0, 0.0}

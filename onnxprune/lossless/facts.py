@@ -127,13 +127,17 @@ def alike(rows: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
     seen = unit @ np.random.default_rng(0).standard_normal(rows.shape[1])
     order = np.argsort(seen, kind="stable")
     margin = 10 * ALIKE * np.sqrt(max(1, rows.shape[1]))
-    for at, i in enumerate(order):
-        for j in order[at + 1 :]:
-            if seen[j] - seen[i] > margin:
+    # One row for each label, of those whose projections are near enough to be looked at.
+    near: list[int] = []
+    for i in order[norm[order] > 0]:
+        near = [k for k in near if seen[i] - seen[k] <= margin]
+        for k in near:
+            same = within is None or within[i] == within[k]
+            if same and np.linalg.norm(unit[i] - unit[k]) < ALIKE:
+                labels[i] = labels[k]
                 break
-            same = within is None or within[i] == within[j]
-            if same and norm[i] and norm[j] and np.linalg.norm(unit[i] - unit[j]) < ALIKE:
-                labels[labels == labels[j]] = labels[i]
+        else:
+            near.append(int(i))
     labels[norm == 0] = ONES
     scale = norm * sign
     return labels, scale

@@ -68,14 +68,22 @@ def find_removable(
     network: Network, groups: Sequence[Group], measured: Measured | None = None
 ) -> list[Removable]:
     """The channels of each group that carry nothing, where there are any."""
-    walk = Walk(network).run()
     readers = consumers_of(network)
     statistical = {dim for axis, _ in network.statistical for dim in leaves(axis)}
     uses = _uses(network)
+    able = [
+        group
+        for group in groups
+        if group.dim not in statistical
+        and readers.get(group.dim)
+        and all(contraction(network, record.node) for record in readers[group.dim])
+    ]
+    # Facts are followed along these dims only: of a transformer, that is a part of its weights.
+    if not able:
+        return []
+    walk = Walk(network, {group.dim for group in able}).run()
     found = []
-    for group in groups:
-        if group.dim in statistical:
-            continue
+    for group in able:
         consumers = _consumers(walk, group.dim, readers.get(group.dim, []), uses)
         if consumers is None:
             continue

@@ -5,7 +5,7 @@ An operator that no rule knows leaves nothing known of its outputs, which is nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 
 import numpy as np
@@ -42,8 +42,10 @@ _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round"
 class Walk:
     """Facts by tensor and dim; `facts(name, dim)` gives what is known."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, wanted: Set[Dim] | None = None) -> None:
         self.network = network
+        #: The dims that facts are followed along; None for all that can be pruned.
+        self.wanted = wanted
         self.known: dict[tuple[str, Dim], Facts] = {}
         self.values: dict[str, Array | None] = {}
         self._dims: dict[str, list[Dim]] = {}
@@ -85,9 +87,12 @@ class Walk:
         """The dims of a tensor that can be pruned: nothing is followed along the others."""
         if name not in self._dims:
             found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
-            free = (dim for dim in found if dim.size and dim.size > 1 and not dim.pinned)
-            self._dims[name] = list(dict.fromkeys(free))
+            self._dims[name] = [dim for dim in dict.fromkeys(found) if self._followed(dim)]
         return self._dims[name]
+
+    def _followed(self, dim: Dim) -> bool:
+        free = dim.size is not None and dim.size > 1 and not dim.pinned
+        return free and (self.wanted is None or dim in self.wanted)
 
     def rows(self, name: str, dim: Dim, axis: int | None = None) -> Floats | None:
         """A constant as `[dim.size, rest]`; see the function of this name."""
@@ -102,7 +107,7 @@ class Walk:
         low = np.full(whole.size or 0, -np.inf)
         high = np.full(whole.size or 0, np.inf)
         for dim, positions, channels in occurrences(whole):
-            if dim.size and dim.size > 1 and not dim.pinned:
+            if self._followed(dim):
                 facts = self.facts(name, dim)
                 low[positions] = np.maximum(low[positions], facts.low[channels])
                 high[positions] = np.minimum(high[positions], facts.high[channels])
