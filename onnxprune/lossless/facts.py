@@ -112,32 +112,28 @@ def alike(rows: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
 
     Rows whose numbers in `within` differ never do. A row of zeros is zero times anything.
     """
-    n = len(rows)
-    norm = np.linalg.norm(rows, axis=1)
-    safe = np.where(norm > 0, norm, 1.0)
-    unit = rows / safe[:, None]
-    if rows.shape[1]:
-        first = np.argmax(np.abs(unit) > 0.5 * np.abs(unit).max(axis=1, keepdims=True), axis=1)
-        sign = np.where(unit[np.arange(n), first] < 0, -1.0, 1.0)
-    else:
-        sign = np.ones(n)
-    unit *= sign[:, None]
-    labels = _fresh(n)
-    # Rows that are alike project to nearly the same number: only neighbours are compared.
-    seen = unit @ np.random.default_rng(0).standard_normal(rows.shape[1])
+    squares: Floats = np.asarray(np.einsum("nm,nm->n", rows, rows), np.float64)
+    norm = np.sqrt(squares)
+    labels = _fresh(len(rows))
+    # Rows that are alike project to nearly the same number: only neighbours are compared. Large
+    # weights are read twice here, and not once more.
+    along = np.random.default_rng(0).standard_normal((rows.shape[1],)).astype(rows.dtype)
+    projected: Floats = np.asarray(rows @ along, np.float64)
+    sign: Floats = np.where(projected < 0, -1.0, 1.0)
+    seen = np.abs(projected) / np.where(norm > 0, norm, 1.0)
     order = np.argsort(seen, kind="stable")
-    margin = 10 * ALIKE * np.sqrt(max(1, rows.shape[1]))
+    margin = 3 * ALIKE * np.sqrt(max(1, rows.shape[1]))
+    scale = norm * sign
     # One row for each label, of those whose projections are near enough to be looked at.
     near: list[int] = []
     for i in order[norm[order] > 0]:
         near = [k for k in near if seen[i] - seen[k] <= margin]
         for k in near:
             same = within is None or within[i] == within[k]
-            if same and np.linalg.norm(unit[i] - unit[k]) < ALIKE:
+            if same and np.linalg.norm(rows[i] / scale[i] - rows[k] / scale[k]) < ALIKE:
                 labels[i] = labels[k]
                 break
         else:
             near.append(int(i))
     labels[norm == 0] = ONES
-    scale = norm * sign
     return labels, scale

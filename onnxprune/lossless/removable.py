@@ -140,6 +140,9 @@ def _of(dim: Dim, consumers: Sequence[Consumer], measured: Measured) -> Removabl
         fold = np.isfinite(values) & (consumer.foldable | (values == 0))
         settled.append(consumer.unused | fold)
     n = dim.size or 0
+    unlike = any(len(np.unique(consumer.facts.label)) == n for consumer in consumers)
+    if unlike and not any(done.any() for done in settled):
+        return found  # most groups: every channel is one of its own
     open_ = [tuple(i for i, done in enumerate(settled) if not done[k]) for k in range(n)]
     twins = _Twins(consumers)
     # Those that more consumers miss come first, so that they can stand for the others.

@@ -39,6 +39,10 @@ _MONOTONE = {
 _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round", "Sign", "Cosh"}
 
 
+#: Elements: weights above are not copied to float64.
+_LARGE = 1 << 18
+
+
 class Walk:
     """Facts by tensor and dim; `facts(name, dim)` gives what is known."""
 
@@ -306,8 +310,10 @@ def rows(value: Array, axes: Sequence[Axis], dim: Dim, axis: int | None = None) 
     channels = np.concatenate([c for _, c in found])
     order = positions[np.argsort(channels, kind="stable")]
     moved = np.moveaxis(value, on[0], 0)[order]
-    matrix: Floats = moved.reshape(dim.size or 0, -1).astype(np.float64)
-    return matrix
+    matrix = moved.reshape(dim.size or 0, -1)
+    large = matrix.dtype == np.float32 and matrix.size > _LARGE  # twice as much of it in float64
+    found_rows: Floats = matrix if large else matrix.astype(np.float64)
+    return found_rows
 
 
 def _of_rows(found: Floats) -> Facts:
