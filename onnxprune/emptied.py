@@ -16,6 +16,7 @@ from .lossless import KINDS, Removable, find_removable, fold
 from .lossless.measuring import measure_zero
 from .model import Model
 from .network import Network
+from .selection import keep
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,15 @@ class Emptied:
             found.append(each)
         return found
 
-    def kept(self, groups: Sequence[Group], scores: Sequence[Scores], step: int) -> list[Any]:
+    def kept(
+        self, groups: Sequence[Group], scores: Sequence[Scores], step: int
+    ) -> list[Index | Rows]:
         """All other channels of each group, filled up to a multiple of `step` with emptied ones."""
-        found: list[Index | Rows] = []
-        for group, each in zip(groups, self.last(groups, scores), strict=True):
+        widths = []
+        for group in groups:
             alive = group.size - len(self.channels.get(group.name, ()))
-            width = min(group.size, max(1, -(-alive // step)) * step)
-            rows = np.asarray(each).reshape(group.rows, -1)
-            best = np.sort(np.argsort(-rows, kind="stable")[:, :width]).astype(np.int64)
-            found.append(best[0] if group.outer is None else Rows(group.outer, best))
-        return found
+            widths.append(min(group.size, max(1, -(-alive // step)) * step))
+        return keep(groups, self.last(groups, scores), widths)
 
 
 def empty(

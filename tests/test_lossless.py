@@ -372,3 +372,44 @@ def test_many_rows_of_one_kind_are_one_label() -> None:
     labels, scale = alike(np.repeat([[2.0], [-1.0], [0.0]], 10_000, axis=0))
     assert len(set(labels.tolist())) == 2 and (labels[20_000:] == ONES).all()
     assert set(scale.tolist()) == {2.0, -1.0, 0.0}
+
+
+def upsampled(mode: str) -> ModelProto:
+    """x -> conv, Relu -> Resize -> conv of negative weights, Relu -> conv -> y."""
+    made = make(
+        [
+            node("Conv", ["x", "w1"], ["c"]),
+            node("Relu", ["c"], ["r"]),
+            node("Resize", ["r", "", "scales"], ["u"], mode=mode),
+            node("Conv", ["u", "w2"], ["d"]),
+            node("Relu", ["d"], ["e"]),
+            node("Conv", ["e", "w3"], ["y"]),
+        ],
+        {"x": [1, 3, 6, 6]},
+        {"y": [1, 4, 12, 12]},
+        {
+            **{"w1": weight("w1", 8, 3, 1, 1), "w2": weight("w2", 8, 8, 1, 1)},
+            **{"w3": weight("w3", 4, 8, 1, 1), "scales": np.float32([1, 1, 2, 2])},
+        },
+    )
+    return edited(made, lambda w: w["w2"].__setitem__(0, -np.abs(w["w2"][0])))
+
+
+def test_what_overshoots_has_no_bounds() -> None:
+    """Cubic interpolation of what is never negative is negative at edges: nothing is dead then."""
+    assert kinds(cut(upsampled("linear"))[0]["w2"]) == {"constant": [0]}
+    assert cut(upsampled("cubic"))[0] == {}
+
+
+def test_a_falling_activation_is_not_monotone() -> None:
+    model = perceptron()
+    model.graph.node[2].CopyFrom(node("LeakyRelu", ["a"], ["r"], alpha=-1.0))
+
+    def plant(w: Weights) -> None:
+        w["w1"][:, 0], w["b1"][0] = 0, 0.7
+
+    assert kinds(cut(edited(model, plant))[0]["w1"]) == {"constant": [0]}
+    # |x| is never below zero, whatever the ends of the real line are mapped to.
+    model.graph.node.insert(3, node("Relu", ["r"], ["s"]))
+    model.graph.node[4].input[0] = "s"
+    assert cut(model)[0] == {}

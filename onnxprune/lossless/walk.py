@@ -30,7 +30,7 @@ _BORDERED = {"AveragePool", "Pad", "Resize", "Upsample", "Trilu"}
 #: They commute with positive factors only: the largest of -x is not that of x.
 _POSITIVE = {
     *("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"),
-    *("Relu", "LeakyRelu", "ThresholdedRelu"),
+    *("Relu", "LeakyRelu"),
 }
 _MONOTONE = {
     *("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Erf", "Softsign", "Atan"),
@@ -136,7 +136,11 @@ class Walk:
     def _moved(self, node: NodeProto) -> None:
         operands = [name for name in node.input if name and self.network.axes.get(name)]
         zero = node.op_type in _BORDERED
-        for output in filter(None, node.output):
+        if node.op_type in ("Resize", "Upsample") and not _interpolates(node):
+            return
+        # The second output of a MaxPool says where, not what.
+        outputs = node.output if node.op_type == "Split" else node.output[:1]
+        for output in filter(None, outputs):
             for dim in self.dims(output):
                 having = [name for name in operands if dim in self.dims(name)]
                 if not having or not self.plain(output, dim):
@@ -171,7 +175,9 @@ class Walk:
     def _mapped(self, node: NodeProto, facts: Facts) -> tuple[Floats, Floats]:
         """The bounds of f(x): f at both ends where it is monotone, else only of constants."""
         ends = np.stack([facts.low, facts.high])
-        if node.op_type not in _MONOTONE:
+        given = attributes(node)
+        rising = given.get("alpha", 1.0) >= 0 and given.get("gamma", 1.0) >= 0
+        if node.op_type not in _MONOTONE or not rising:
             ends = np.where(facts.constant, ends, np.nan)
         try:
             low, high = evaluate_unary(self.network, node, ends)
@@ -208,7 +214,7 @@ class Walk:
         return Facts(np.repeat(one.label, n), np.ones(n), low, high).bounded(low, high)
 
     def _batch_norm(self, node: NodeProto) -> None:
-        if len([name for name in node.output if name]) > 1:
+        if len([name for name in node.output if name]) > 1 or attributes(node).get("training_mode"):
             return
         x, output = node.input[0], node.output[0]
         parts = [self.value(name) for name in node.input[1:5]]
@@ -357,6 +363,13 @@ def _extremes(
         np.minimum.at(bottom, channels, low[positions])
         np.maximum.at(top, channels, high[positions])
     return bottom, top
+
+
+def _interpolates(node: NodeProto) -> bool:
+    """False for a Resize that overshoots (cubic), or fills in a value of its own."""
+    given = attributes(node)
+    crops = given.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
+    return given.get("mode", b"nearest") != b"cubic" and not crops
 
 
 def _pads_zero(walk: Walk, node: NodeProto) -> bool:
