@@ -1,11 +1,12 @@
 """How long reading a graph takes, and how that grows with the graph.
 
     python -m benchmarks.axes [--nodes 100 1000 10000 100000] [--only KIND] [--seconds S] [--json]
+    python -m benchmarks.axes --model FILE ...
 
-Graphs of three kinds and four sizes, and six that are unkind. Each stage is timed (ms, the least of
-as many rounds as `--seconds` allow), and for each kind the exponent of its growth is fitted: 1 is
-linear. `infer` is the reading of axes as a user waits for it; `shapes` the part of it that ONNX's
-own shape inference takes, and `axes` the rest.
+Graphs of three kinds and four sizes, and six that are unkind; or files. Each stage is timed (ms,
+the least of as many rounds as `--seconds` allow), and for each kind the exponent of its growth is
+fitted: 1 is linear. `infer` is the reading of axes as a user waits for it; `shapes` the part of it
+that ONNX's own shape inference takes, and `axes` the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,12 @@ import onnx
 
 from models import decoder
 from models.graph import Graph
-from onnxprune import infer as reading
+from onnxprune.declared import declared_shapes
 from onnxprune.exactness import exact_dims
 from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.inspection import look_into
-from onnxprune.loading import load
+from onnxprune.loading import ModelLike, load
 from onnxprune.rewrite import rewrite
 from onnxprune.tables import built_in
 
@@ -161,7 +163,7 @@ def _classifier(g: Graph, x: str, width: int) -> onnx.ModelProto:
 # -- measuring -----------------------------------------------------------------------------------
 
 
-def measure(model: onnx.ModelProto, seconds: float) -> dict[str, float]:
+def measure(model: ModelLike, seconds: float) -> dict[str, float]:
     """The milliseconds of each stage, the least that was seen within `seconds`."""
     best: dict[str, float] = {}
     end = time.monotonic() + seconds
@@ -169,10 +171,10 @@ def measure(model: onnx.ModelProto, seconds: float) -> dict[str, float]:
         for stage, ms in _once(model).items():
             best[stage] = min(ms, best.get(stage, ms))
     best["axes"] = max(0.0, best["infer"] - best["shapes"])
-    return {"nodes": len(model.graph.node)} | {stage: best[stage] for stage in STAGES}
+    return {key: best[key] for key in ("nodes", *STAGES)}
 
 
-def _once(model: onnx.ModelProto) -> dict[str, float]:
+def _once(model: ModelLike) -> dict[str, float]:
     times: dict[str, float] = {}
 
     @contextmanager
@@ -185,8 +187,9 @@ def _once(model: onnx.ModelProto) -> dict[str, float]:
     rules = built_in()
     with timed("load"):
         loaded = load(model)
+    times["nodes"] = len(loaded.proto.graph.node)
     with timed("shapes"):
-        reading.declared_shapes(loaded)
+        declared_shapes(loaded)
     with timed("infer"):
         network = infer(loaded, rules)
     with timed("groups"):
@@ -214,31 +217,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--only", help="graphs whose name has this in it")
+    parser.add_argument("--model", nargs="+", default=[], help="files to measure instead")
     parser.add_argument("--seconds", type=float, default=5, help="for each graph")
     parser.add_argument("--json", action="store_true", help="one JSON document, and nothing else")
     options = parser.parse_args()
 
+    width = max([20, *(len(Path(file).stem) for file in options.model)])
+
     def show(name: str, cells: list[str]) -> None:
         if not options.json:
-            print(f"{name:20}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
+            print(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
+
+    def asked_for(name: str) -> bool:
+        return not options.model and (not options.only or options.only in name)
+
+    def cells(row: dict[str, float]) -> list[str]:
+        return [f"{row['nodes']:,}", *(f"{row[stage]:.1f}" for stage in STAGES)]
 
     document: dict[str, Any] = {"unit": "ms", "growing": {}, "exponents": {}, "unkind": {}}
+    document["files"] = {}
     show("ms", ["nodes", *STAGES])
+    for file in options.model:
+        row = document["files"][file] = measure(file, options.seconds)
+        show(Path(file).stem, cells(row))
     for name, build in GROWING.items():
-        if options.only and options.only not in name:
+        if not asked_for(name):
             continue
         rows = []
         for nodes in options.nodes:
             rows.append(measure(build(nodes), options.seconds))
-            show(name, [f"{rows[-1]['nodes']:,}", *(f"{rows[-1][s]:.1f}" for s in STAGES)])
+            show(name, cells(rows[-1]))
         document["growing"][name] = rows
         document["exponents"][name] = slopes = {s: exponent(rows, s) for s in STAGES}
         show("  exponent", ["", *(f"{slope:.2f}" for slope in slopes.values())])
     for name, unkind in UNKIND.items():
-        if options.only and options.only not in name:
+        if not asked_for(name):
             continue
         row = document["unkind"][name] = measure(unkind(), options.seconds)
-        show(name, [f"{row['nodes']:,}", *(f"{row[stage]:.1f}" for stage in STAGES)])
+        show(name, cells(row))
     if options.json:
         json.dump(document, sys.stdout, indent=1)
         print()

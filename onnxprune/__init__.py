@@ -10,10 +10,23 @@ The method is DepGraph ("Towards Any Structural Pruning", CVPR 2023), on ONNX it
 
 from __future__ import annotations
 
-from .api import apply, benchmark, compare, inspect, mask, permute, plan, prune, search
+from .api import (
+    apply,
+    benchmark,
+    compare,
+    inspect,
+    mask,
+    permute,
+    plan,
+    prune,
+    search,
+    sensitivity,
+    sweep,
+)
 from .errors import (
     BrokenModel,
     CheckFailed,
+    Interrupted,
     NotPrunable,
     OnnxPruneError,
     PlanMismatch,
@@ -30,6 +43,7 @@ from .work import Result
 __all__ = [
     "BrokenModel",
     "CheckFailed",
+    "Interrupted",
     "NotPrunable",
     "OnnxPruneError",
     "Plan",
@@ -50,4 +64,6 @@ __all__ = [
     "plan",
     "prune",
     "search",
+    "sensitivity",
+    "sweep",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from onnx import ModelProto
 
 from . import saving
+from .attribution import group_times
 from .bisection import Trial, eased, smallest
 from .budgets import Budget, read_numbers
 from .calibration import CalibrationData
@@ -23,7 +24,7 @@ from .errors import CheckFailed, NotPrunable, UsageError
 from .filters import Filter
 from .groups import free_dims
 from .importance import Importance
-from .inspection import Inspection, look_into, weigh
+from .inspection import Inspection, look_into, timed, weigh
 from .latency import Benchmark
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load
@@ -34,8 +35,18 @@ from .preprocess import Preprocess, preprocess_of
 from .rebuilding import Rebuilder
 from .report import target_result
 from .rewrite import rewrite
+from .sensitivities import SHARES, Sensitivity, Told, measure_groups
 from .sparsity import pattern_of
+from .sweeps.backends import backend_of
+from .sweeps.driver import run as run_sweep
+from .sweeps.grid import DEFAULT, read_grid, trials_of
+from .sweeps.results import COSTS, SweepReport, choose, collect
+from .sweeps.setting import Setting
 from .tables import Rule, operator_name
+from .trials.identity import identity_of
+from .trials.journal import journal_of
+from .trust import trust
+from .words import counted
 from .work import Progress, Rebuilt, Result, Shapes, Work, at_best, paced, several
 
 
@@ -110,8 +121,8 @@ def prune(
         max_ratio: the largest share that one group may lose.
         exact_only: leave alone the groups in which removing is not the same as masking.
         only: roles to prune: heads, head-dim, ffn, hidden, channels.
-        include, exclude: globs over names of nodes and initializers. An excluded layer keeps its
-            inputs and its outputs.
+        include: globs over names of nodes and initializers: these layers only.
+        exclude: globs of layers to leave alone; an excluded layer keeps its inputs and its outputs.
         common_choice: remove the same channels from all heads of an attention and all groups of a
             convolution, where each could keep others.
         input_shapes: `{input: [d, ...]}` for dynamic dims, in checks and measurements.
@@ -225,8 +236,8 @@ def search(
     if best is None:
         least = min((trial.drop for trial in trials), default=math.nan)
         raise CheckFailed(
-            f"nothing was found that loses no more than {max_drop:g} points; the least that was"
-            f" lost is {least:.2f}; nothing was written"
+            f"nothing was found that loses no more than {counted(max_drop, 'point')}; the"
+            f" least that was lost is {least:.2f}; nothing was written"
         )
     result = prune(
         model_or_path,
@@ -370,7 +381,8 @@ def mask(
         scope: `local` in each weight, `global` in all together.
         criterion: with single weights `group-l1`, `group-l2` or `group-lp:P`: magnitude, and how it
             is summed in blocks.
-        include, exclude: globs over names of nodes and weights.
+        include: globs over names of nodes and weights: these only.
+        exclude: globs of those to leave alone.
 
     Raises as `prune`; NotPrunable where no weight fits the structure.
     """
@@ -431,6 +443,170 @@ _UNSET: dict[str, tuple[Any, ...]] = {
 }
 
 
+def sensitivity(
+    model_or_path: ModelLike,
+    *,
+    at: Sequence[float] = SHARES,
+    criterion: CriterionLike = "group-l2",
+    reduction: str = "mean",
+    normalizer: str = "auto",
+    calibration: Any = None,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    calibration_samples: int | None = 1024,
+    reconstruct: bool = False,
+    eval: str | None = None,
+    metric: str | None = None,
+    exact_only: bool = False,
+    only: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    common_choice: bool = False,
+    input_shapes: Shapes | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    seed: int = 0,
+    journal: str | Path | bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    told: Told | None = None,
+) -> Sensitivity:
+    """What the outputs lose when a share of one group's channels goes: of each group, by itself.
+
+    Args:
+        at: the shares of a group's channels that go, in (0, 1).
+        calibration: inputs to measure on without `eval`, and to refit on; made-up ones if there
+            are none.
+        reconstruct: measure each cut as it is and refitted as well. Without `eval`, a quarter of
+            the calibration data is for measuring and the rest for refitting.
+        eval: labelled samples or a function, as for `prune`; else the outputs' relative error is
+            measured.
+        journal: where finished trials are noted: a file, or True for one in the user's cache.
+        resume: go on where the journal ends.
+        told: called after each trial: how many are done, of how many, the time left in words.
+
+    The other arguments are those of `prune`.
+
+    Raises Interrupted on Ctrl-C where there is a journal; else as `prune`.
+    """
+    chooser = Filter(several(only), exact_only, several(include), several(exclude), common_choice)
+    data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+    importance = Importance(criterion, reduction, normalizer, data)
+    work = Work(model_or_path, rules, progress)
+    options = {
+        **importance.options(),
+        "reconstruct": reconstruct,
+        "eval": eval,
+        "metric": metric,
+        "common_choice": common_choice,
+        "input_shapes": dict(input_shapes or {}),
+        "seed": seed,
+    }
+    identity = identity_of(work.original, options, [*several(rules), eval, calibration])
+    with journal_of("sensitivity", identity, work.name, options, journal, resume) as kept:
+        planner = work.planner(
+            Budget(0.5, round_to=1), chooser, importance, input_shapes, threads, seed
+        )
+        work.options = options
+        tell = told or (lambda done, total, left: None)
+        return measure_groups(
+            work,
+            planner,
+            at,
+            evaluated=eval,
+            metric=metric,
+            data=data,
+            refit=reconstruct,
+            threads=threads,
+            seed=seed,
+            journal=kept,
+            tell=tell,
+        )
+
+
+def sweep(
+    model: str | Path,
+    grid: Mapping[str, Any] | str | Path | None = None,
+    *,
+    cost: str = "macs",
+    calibration: str | Path | None = None,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    calibration_samples: int | None = 1024,
+    eval: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
+    max_cost: float | None = None,
+    max_latency: float | None = None,
+    input_shapes: Shapes | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    seed: int = 0,
+    backend: str = "local",
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | bool = False,
+    resume: bool = False,
+    told: Told | None = None,
+) -> SweepReport:
+    """Prune a model in many ways, and find which of them lose least for what they cost.
+
+    Args:
+        model: a path: trials run in other processes, or on other machines.
+        grid: options of `prune` with the values to try, each with each; a TOML or YAML file of
+            them (see `sweeps.grid`); ratios of 0.1 to 0.7, local and global, if there is none.
+        cost: what is weighed against accuracy: macs, latency, params or bytes.
+        calibration: inputs for criteria and refitting; without `eval`, outputs are compared on
+            them, or on made-up ones if there are none.
+        eval: labelled samples or a function, as for `prune`; else agreement with the original.
+        max_drop: choose the cheapest model that loses no more points.
+        max_cost: choose the best that costs no more than this share of the original.
+        max_latency: choose the best that takes no longer (ms). Without any of the three, the knee
+            of the front is chosen.
+        backend: local (the cores of this machine), dask or ray.
+        jobs: how many trials run at a time on this machine; None for one on each core.
+        scheduler: the address of a cluster.
+        journal: where finished trials are noted: a file, or True for one in the user's cache.
+        resume: go on where the journal ends.
+        told: called after each trial: how many are done, of how many, the time left in words.
+
+    `report.of(report.chosen).options` are what `prune` makes the chosen model with; where no model
+    is within the bounds, none is chosen, and `report.unmet` says why.
+
+    Raises CheckFailed where no trial came to a model at all; else as `sensitivity`.
+    """
+    if cost not in COSTS:
+        raise UsageError(f"unknown cost {cost!r}; known are {', '.join(COSTS)}")
+    if max_latency is not None and cost != "latency":
+        raise UsageError("--max-latency is of what is measured: give --cost latency, too")
+    data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+    setting = Setting(
+        str(model),
+        eval,
+        metric,
+        None if calibration is None else str(calibration),
+        None if data is None else data.preprocess,
+        calibration_samples,
+        tuple(str(rule) for rule in several(rules)),
+        tuple((name, tuple(sizes)) for name, sizes in (input_shapes or {}).items()),
+        threads,
+        seed,
+    )
+    table = read_grid(Path(grid)) if isinstance(grid, (str, Path)) else grid
+    trials = trials_of(DEFAULT if table is None else table, data)
+    judge = setting.judge()  # what does not fit is said now, and not by every trial
+    source = judge.data if isinstance(judge.data, str) else judge.data.source
+    identity = identity_of(load(model), setting.options(), [*setting.rules, eval, calibration])
+    runner = backend_of(backend, setting, identity, jobs=jobs, address=scheduler)
+    tell = told or (lambda done, total, left: None)
+    with (
+        journal_of("sweep", identity, str(model), setting.options(), journal, resume) as kept,
+        runner as running,
+    ):
+        pruned, timed = run_sweep(trials, running, kept, cost == "latency", tell)
+    report = collect(str(model), trials, pruned, timed, cost, source)
+    choose(report, max_drop, max_cost, max_latency)
+    return report
+
+
 def permute(
     model_or_path: ModelLike, *, seed: int = 0, rules: Sequence[str | Path] = ()
 ) -> ModelProto:
@@ -442,10 +618,27 @@ def permute(
     return twin
 
 
-def inspect(model_or_path: ModelLike, *, rules: Sequence[str | Path] = ()) -> Inspection:
-    """What of a model could be removed, and what can't be, and why."""
-    work = Work(model_or_path, rules, None)
-    return weigh(look_into(work.network, work.groups), work.network, work.groups)
+def inspect(
+    model_or_path: ModelLike,
+    *,
+    rules: Sequence[str | Path] = (),
+    time: bool = False,
+    input_shapes: Shapes | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Inspection:
+    """What of a model could be removed, and what can't be, and why.
+
+    With `time`, the model is run on random inputs of `input_shapes`, and groups say how long the
+    kernels take that work on their channels.
+    """
+    work = Work(model_or_path, rules, progress)
+    found = weigh(look_into(work.network, work.groups), work.network, work.groups)
+    if not time:
+        return found
+    with work._stage("profile"):
+        times = group_times(work.network, work.groups, threads=threads, input_shapes=input_shapes)
+    return timed(found, times)
 
 
 def compare(
@@ -516,6 +709,9 @@ def _calibration(
 def _runnable(model: ModelLike) -> ModelProto | Path:
     """What the runtime takes: a path is left to it, anything else becomes a ModelProto."""
     if isinstance(model, (str, Path)):
-        load(model)  # for its messages: broken and foreign files are named as such
+        loaded = load(model)  # for its messages, too: broken and foreign files are named as such
+        if trust().outside_data and loaded.files:  # onnxruntime would refuse such data
+            saving.inline_all(loaded.proto, loaded.base_dir)
+            return loaded.proto
         return Path(model)
     return model if isinstance(model, ModelProto) else load(model).proto

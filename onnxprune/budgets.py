@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from .errors import UsageError
 from .ranking import SCOPES
 from .targets import Target, parse_target
+from .words import near
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,9 +144,7 @@ def matched(given: Mapping[str, float], names: Sequence[str]) -> dict[int, float
     for glob, number in given.items():
         hits = [i for i, name in enumerate(names) if name == glob or fnmatchcase(name, glob)]
         if not hits:
-            near = difflib.get_close_matches(glob, names, n=3, cutoff=0.3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise UsageError(f"no group that may be pruned is called {glob!r}{hint}")
+            raise UsageError(f"no group that may be pruned is called {glob!r}{near(glob, names)}")
         for i in hits:
             found.setdefault(i, number)
     return found

@@ -14,7 +14,7 @@ Nothing is read before it is needed, and nothing is held but one batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .inputs import Array, Feeds, input_specs
 from .preprocess import Preprocess, preprocess_of
 from .samples import Slots, Table, file_table, folder_tables, picks
 from .synthetic import Synthetic
+from .words import counted
 
 #: How many synthetic samples are made where no number is asked for.
 SYNTHETIC_SAMPLES = 128
@@ -82,6 +83,42 @@ class Calibration:
                 held = [_cut(joined, size, count)] if count > size else []
                 count -= size
         yield from self._rest(held, count)
+
+    def split(self, every: int) -> tuple[Calibration, Calibration]:
+        """All but each `every`-th sample, and these: to fit on the first, and measure on the rest.
+
+        Of a model without a batch, or of a fixed one, whole batches are taken; where there are no
+        two of them, both parts are the whole.
+        """
+        step = self._fixed or 1
+        if self.samples is not None and self.samples < 2 * step:
+            return self, self
+
+        def part(held_out: bool) -> Callable[[], Iterator[Feeds]]:
+            def pieces() -> Iterator[Feeds]:
+                at = 0
+                for piece in self._pieces():
+                    length = _length(piece) if self._batched else 1
+                    last = (np.arange(at, at + length) // step) % every == every - 1
+                    at += length
+                    index = np.flatnonzero(last == held_out)
+                    if len(index) == length:
+                        yield piece
+                    elif len(index):
+                        yield {name: x[index] if x.ndim else x for name, x in piece.items()}
+
+            return pieces
+
+        count = None
+        if self.samples is not None:
+            count = int(((np.arange(self.samples) // step) % every == every - 1).sum())
+            if not count:  # fewer than `every`: the last is held out
+                return self.split(max(2, self.samples // step))
+        left = None if count is None or self.samples is None else self.samples - count
+        return (
+            replace(self, samples=left, _pieces=part(False)),
+            replace(self, samples=count, _pieces=part(True)),
+        )
 
     def _rest(self, held: list[Feeds], count: int) -> Iterator[tuple[Feeds, int]]:
         if count:
@@ -203,7 +240,7 @@ def _of_tables(tables: Sequence[Table], slots: Slots, limit: int | None, name: s
 
     next(pieces())  # what does not fit is said now
     said = f"{used:,} of {total:,}" if used < total else f"{used:,}"
-    words = f"{said} sample{'s' * (total > 1)} of {name}{_repeated(used, slots.fixed)}"
+    words = f"{said} sample{'s' * (total != 1)} of {name}{_repeated(used, slots.fixed)}"
     return Calibration(used, words, pieces, slots.fixed, slots.batched)
 
 
@@ -214,10 +251,9 @@ def _repeated(count: int, fixed: int | None) -> str:
 def _synthetic(made: Synthetic, slots: Slots, limit: int | None) -> Calibration:
     count = limit or SYNTHETIC_SAMPLES
     feeds = -(-count // slots.fixed) if slots.fixed else count
-    words = f"synthetic noise, {feeds * (slots.fixed or 1):,} samples: no real data was looked at"
-    return Calibration(
-        feeds * (slots.fixed or 1), words, lambda: made.feeds(feeds), slots.fixed, slots.batched
-    )
+    samples = feeds * (slots.fixed or 1)
+    words = f"synthetic noise, {counted(samples, 'sample')}: no real data was looked at"
+    return Calibration(samples, words, lambda: made.feeds(feeds), slots.fixed, slots.batched)
 
 
 def _of_iterable(source: Any, slots: Slots, limit: int | None) -> Calibration:
@@ -245,7 +281,7 @@ def _of_iterable(source: Any, slots: Slots, limit: int | None) -> Calibration:
 
     if next(pieces(), None) is None:
         raise UsageError("calibration: there is no sample in the iterable")
-    at_most = f", at most {limit:,} samples" if limit else ""
+    at_most = f", at most {counted(limit, 'sample')}" if limit else ""
     return Calibration(None, f"a Python iterable{at_most}", pieces, slots.fixed, slots.batched)
 
 

@@ -20,7 +20,7 @@ Optimisations are off, since they round differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from .axes import Choice, Dim, Index, Rows, kept_size, product, select, selected_size
 from .comparison import deviation, tolerance
+from .errors import CheckFailed
 from .exactness import maskable
 from .groups import Group, free_dims
 from .model import Array, is_external, replace_value
@@ -144,7 +145,8 @@ def certify(
 
     `found` holds inputs that the original runs with.
 
-    Raises UnsupportedModel where onnxruntime can't run the model.
+    Raises UnsupportedModel where onnxruntime can't run the model; CheckFailed where its outputs are
+    not finite.
     """
     runner = _Runner(network, found, seed, threads)
     outer = {dim: each.outer for dim, each in kept.items() if isinstance(each, Rows)}
@@ -165,6 +167,9 @@ def certify(
             notes=view.notes,
         )
         original = runner.run(network.model.proto, view)
+        result = runner.run(pruned, view)
+        if i == 0:
+            _refuse_not_finite(network, original, result)
         certificate.tolerance = max(
             (tolerance(np.dtype(x.dtype)) for x in original[0].values()), default=1e-4
         )
@@ -174,7 +179,6 @@ def certify(
             runner.deviation(original, runner.run(wrong, view), {})
             for wrong in _controls(network, groups, order)
         )
-        result = runner.run(pruned, view)
         shuffled = runner.run(rewrite(network, reordered), view)
         certificate.cut = runner.deviation(result, shuffled, reordered, kept)
         if mask:
@@ -189,6 +193,45 @@ def certify(
     return certificate
 
 
+def _refuse_not_finite(
+    network: Network, original: Sequence[Feeds], pruned: Sequence[Feeds]
+) -> None:
+    """Raise CheckFailed where outputs are no numbers, and so can't be compared."""
+    before = {name: _finite(each[name] for each in original) for name in original[0]}
+    if before and not any(before.values()):
+        damaged = next(_not_numbers(network), None)
+        where = f" (tensor {damaged!r} holds NaN)" if damaged else ""
+        raise CheckFailed(
+            f"output {next(iter(before))!r} of the original is NaN or infinite throughout on random"
+            f" inputs{where}, so that nothing can be checked: repair the model, or give"
+            " --no-verify to prune it unchecked"
+        )
+    for name, share in before.items():
+        if share == 1 and _finite(each[name] for each in pruned) < 1:
+            raise CheckFailed(
+                f"output {name!r} of the pruned model has NaN or infinite values, that of the"
+                " original has none; remove less, or leave layers out by --exclude"
+            )
+
+
+def _finite(values: Iterable[Array]) -> float:
+    """The share of numbers that are finite; all of what is no float is."""
+    flat = [np.isfinite(x.astype(np.float64)).ravel() for x in values if _floats(x) and x.size]
+    return float(np.mean(np.concatenate(flat))) if flat else 1.0
+
+
+def _floats(value: Array) -> bool:
+    return value.dtype.kind == "f" or value.dtype.name.startswith(("bfloat16", "float8"))
+
+
+def _not_numbers(network: Network) -> Iterator[str]:
+    """Weights that hold NaN. (Infinity may be meant: in masks it is.)"""
+    model = network.model
+    for name in model.constants:
+        if name in network.scored and np.isnan(model.read(name).astype(np.float64)).any():
+            yield name
+
+
 def _allow_rounding(
     certificate: Certificate, runner: _Runner, view: View, pruned: ModelProto, seed: int
 ) -> None:
@@ -198,9 +241,10 @@ def _allow_rounding(
     can tell less. That the control moves them by far more is asked as before.
     """
     rng = np.random.default_rng(seed)
+    weights = maskable(runner.network)
     noise = 0.0
     for proto in (runner.network.model.proto, pruned):
-        moved = runner.run(_last_bits_moved(proto, rng), view)
+        moved = runner.run(last_bits_moved(proto, weights, rng), view)
         noise = max(noise, runner.deviation(runner.run(proto, view), moved, {}))
     certificate.rounding = max(certificate.rounding, noise)
     if ROUNDING * noise > certificate.tolerance:
@@ -211,13 +255,17 @@ def _allow_rounding(
         ]
 
 
-def _last_bits_moved(proto: ModelProto, rng: np.random.Generator) -> ModelProto:
-    """A copy with each float32 weight one step up or down."""
+def last_bits_moved(proto: ModelProto, weights: Set[str], rng: np.random.Generator) -> ModelProto:
+    """A copy with each of these weights that is float32 one step up or down.
+
+    Other constants may say what an operator does: a scale of Resize gives the size of its output.
+    """
     moved = ModelProto()
     moved.CopyFrom(proto)
     scales = np.array([0.5, 2.0], dtype=np.float32)
     for tensor in moved.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and not is_external(tensor):
+        floats = tensor.data_type == TensorProto.FLOAT and not is_external(tensor)
+        if floats and tensor.name in weights:
             value = numpy_helper.to_array(tensor)
             with np.errstate(over="ignore"):  # of masks: the least numbers that there are
                 other = value * rng.choice(scales, value.shape)
@@ -302,6 +350,8 @@ class _Runner:
         ]
         moved = self.run(self.network.model.proto, view)
         self.feeds = feeds
+        if not all(_finite(each[name] for each in expected) for name in expected[0]):
+            return float("inf")  # other inputs may do: the logarithm of noise around zero is NaN
         return self.deviation(expected, moved, {})
 
     def run(self, proto: ModelProto, view: View) -> list[Feeds]:

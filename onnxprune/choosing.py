@@ -19,6 +19,7 @@ from .model_costs import bytes_cost, macs_cost, parameters_cost
 from .network import Network
 from .runtime import find_inputs
 from .selection import Space, fastest_enough, neighbour, within
+from .words import counted
 
 #: How often the default steps are halved where a small model can't meet its budget with them.
 _FINER = 4
@@ -168,7 +169,7 @@ class Chooser:
         if share >= 1:
             raise CheckFailed(
                 f"the target {self.budget.target} is met already: the model takes"
-                f" {self.base_ms:.3g} ms with {self.threads} threads"
+                f" {self.base_ms:.3g} ms with {counted(self.threads, 'thread')}"
             )
         return share
 

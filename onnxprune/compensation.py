@@ -22,9 +22,10 @@ from .axes import Axis, Choice, Dim, Rows, leaves
 from .lossless.contraction import Contraction, contraction
 from .lossless.facts import Floats
 from .lossless.folding import Editor, share
-from .lossless.walk import evaluate_unary, rows
+from .lossless.walk import evaluate_unary, placed, rows
 from .network import Network
 from .rewrite import changed_positions
+from .words import counted
 
 #: Points of Gauss and Hermite's quadrature: exact for polynomials of degree 39.
 _POINTS = 20
@@ -59,8 +60,9 @@ class Compensation:
     def text(self) -> str:
         """One line for a report."""
         return (
-            f"{self.shifted} of {self.products} layers that lost inputs had the mean of these added"
-            " to their biases, as batch normalisation tells it; --calibration DATA restores more"
+            f"{self.shifted} of {counted(self.products, 'layer')} that lost inputs had the mean"
+            " of these added to their biases, as batch normalisation tells it; --calibration DATA"
+            " restores more"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class _Moments:
         constants = self.network.model.constants
         if not all(name in constants for name in node.input[1:3]):
             return
-        axes = self.network.axes.get(node.input[1]) or []
+        axes = [placed(axis) for axis in self.network.axes.get(node.input[1]) or []]
         scale, bias = (self.network.model.read(name) for name in node.input[1:3])
         for axis in self.network.axes.get(node.output[0]) or []:
             for dim in _dims(axis):

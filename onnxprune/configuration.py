@@ -14,7 +14,6 @@ What stands on the command line wins.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import Any
 import click
 
 from .errors import UsageError
+from .evaluation import is_file
+from .words import near
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +32,8 @@ else:
 
 #: Options of which one rules out the other: what a flag says makes that of a file void.
 _EITHER = (("ratio", "target"),)
-_NEVER = frozenset({"config", "help", "verbose"})
+#: Only the command line says these: what they allow is more than to read data.
+_NEVER = frozenset({"config", "help", "verbose", "allow_outside_data", "custom_ops"})
 
 
 class Verb(click.Command):
@@ -69,15 +71,15 @@ def configure(ctx: click.Context, _: click.Parameter, file: Path | None) -> None
     known = {name for verb in verbs.values() for name in _names(verb)}
     for key in common:
         if _flag(key) not in known:
-            raise UsageError(f"{where}: no option is called {key!r}{_near(key, known)}")
+            raise UsageError(f"{where}: no option is called {key!r}{near(_flag(key), known)}")
     for key, value in options.items():
         if isinstance(value, Mapping) and key not in verbs:
-            raise UsageError(f"{where}: no verb is called {key!r}{_near(key, set(verbs))}")
+            raise UsageError(f"{where}: no verb is called {key!r}{near(key, verbs)}")
     found = {key: value for key, value in common.items() if _flag(key) in _names(ctx.command)}
     own = options.get(str(ctx.command.name), {})
     for key in own:
         if _flag(key) not in _names(ctx.command):
-            hint = _near(key, set(_names(ctx.command)))
+            hint = near(_flag(key), _names(ctx.command))
             raise UsageError(f"{where}: {ctx.command.name} has no option {key!r}{hint}")
     ctx.default_map = dict(
         _value(ctx.command, key, value, where) for key, value in {**found, **own}.items()
@@ -86,11 +88,6 @@ def configure(ctx: click.Context, _: click.Parameter, file: Path | None) -> None
 
 def _flag(key: str) -> str:
     return key.replace("_", "-")
-
-
-def _near(key: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(_flag(key), sorted(known), n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _names(command: click.Command) -> dict[str, tuple[click.Option, bool]]:
@@ -105,6 +102,11 @@ def _names(command: click.Command) -> dict[str, tuple[click.Option, bool]]:
 
 def _value(command: click.Command, key: str, value: Any, where: str) -> tuple[str, Any]:
     option, negated = _names(command)[_flag(key)]
+    if option.name == "evaluated" and isinstance(value, str) and not is_file(value):
+        raise UsageError(
+            f"{where}: {key} names a function, and a file of options runs no code: give --eval on"
+            " the command line"
+        )
     if option.is_flag != isinstance(value, bool):
         kind = "true or false" if option.is_flag else "a value, not true or false"
         raise UsageError(f"{where}: {key} takes {kind}")

@@ -8,7 +8,7 @@ import math
 import onnx
 from onnx import ModelProto, TensorProto, TensorShapeProto
 
-from .model import Model, copy_fields, graphs, is_external
+from .model import LONGEST, Model, copy_fields, graphs, is_external
 
 
 def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
@@ -37,6 +37,8 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
 
 def _size(dim: TensorShapeProto.Dimension) -> int | str | None:
     size: int = dim.dim_value
+    if size > LONGEST:
+        return None
     if size > 0 or (size == 0 and dim.HasField("dim_value")):
         return size
     return dim.dim_param or None
@@ -55,7 +57,10 @@ def without_weights(model: Model) -> ModelProto:
     for name in ("input", "output", "value_info"):
         getattr(target, name).extend(getattr(source, name))
     for node in model.nodes:
-        target.node.add().CopyFrom(node)
+        twin = target.node.add()
+        twin.CopyFrom(node.proto)
+        if twin.metadata_props:  # of PyTorch's exporter: where each node comes from, at length
+            twin.ClearField("metadata_props")
     for tensor in source.initializer:
         _copy_tensor(tensor, target.initializer.add(), tensor.name)
     for name in model.constant_nodes:
@@ -68,7 +73,7 @@ _SMALL = 64
 
 
 def _copy_tensor(source: TensorProto, target: TensorProto, name: str) -> None:
-    if math.prod(source.dims) <= _SMALL and not is_external(source):
+    if math.prod(source.dims[:]) <= _SMALL and not is_external(source):
         target.CopyFrom(source)
     else:
         target.data_type = source.data_type

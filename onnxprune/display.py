@@ -21,10 +21,14 @@ from .latency import Benchmark, Latency
 from .masking import MaskReport
 from .plans import Plan
 from .report import GroupResult, Report
+from .sensitivities import Point, Sensitivity
+from .sweeps.grid import Trial
+from .sweeps.results import SweepReport
 from .tables import Rule, operator_name
+from .words import counted
 
 _SHOWN = 12
-#: In a narrower terminal (columns) the members of groups are left out of the table.
+#: In a narrower terminal (columns), or beside times, the table leaves out the members of groups.
 _WIDE = 120
 
 
@@ -94,7 +98,7 @@ def show_report(console: Console, report: Report) -> None:
     pruned = [group for group in report.groups if group.kept < group.size]
     exact = sum(group.kind == "exact" for group in pruned)
     console.print(
-        f"{len(pruned)} of {len(report.groups)} groups pruned"
+        f"{len(pruned)} of {counted(len(report.groups), 'group')} pruned"
         f" ({exact} exact, {len(pruned) - exact} statistical){_own(pruned)}."
     )
     if report.target:
@@ -103,13 +107,15 @@ def show_report(console: Console, report: Report) -> None:
         console.print(_certificate(report.certificate))
     if report.latency:
         console.print(
-            f"Timed with {report.latency.threads} thread{'s'[: report.latency.threads != 1]},"
-            f" {report.latency.rounds} paired rounds."
+            f"Timed with {counted(report.latency.threads, 'thread')},"
+            f" {counted(report.latency.rounds, 'paired round')}."
         )
     for node, operator, reason in report.refused[:3]:
         console.print(f"Left alone: {safe(operator)} {safe(node)}: {safe(reason)}.")
     if len(report.refused) > 3:
-        console.print(f"… and {len(report.refused) - 3} more nodes (see `onnxprune inspect`).")
+        console.print(
+            f"… and {counted(len(report.refused) - 3, 'more node')} (see `onnxprune inspect`)."
+        )
     for note in report.notes:
         console.print(f"Note: {safe(note)}.")
     if report.output:
@@ -204,8 +210,9 @@ def show_plan(console: Console, plan: Plan) -> None:
 def show_inspection(console: Console, found: Inspection, everything: bool) -> None:
     """Groups, the grouping matrix where it is small, and what is pinned."""
     columns = ["group", "role", ">size", ">choices", "kind", ">parameters", ">MACs"]
+    columns += [">time"][: found.ms is not None]
     columns += ["dependencies", "members"]
-    if console.width < _WIDE and not everything:
+    if (console.width < _WIDE or found.ms is not None) and not everything:
         columns.pop()
     rows = table(*columns)
     for group in found.groups:
@@ -220,6 +227,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             group.kind,
             _of(group.parameters, found.parameters),
             _of(group.macs, found.macs),
+            *[_time(group.ms, found.ms)][: found.ms is not None],
             ", ".join(group.dependencies),
             safe(" ".join(shown) + rest),
         )
@@ -236,6 +244,8 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
             f" {percent(found.macs_left_at_half)}, at least"
             f" {percent(found.least_macs_left or 0)}."
         )
+    if found.ms is not None:
+        _times(console, found.ms, found.ms_elsewhere)
     if 0 < len(found.layers) <= 40 or everything:
         console.print("\n[bold]Grouping matrix[/] (■: coupled layers)")
         for name, row in zip(found.layers, found.matrix(), strict=True):
@@ -257,7 +267,11 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
         if others:
             console.print(
                 f"Single axes are pinned by {safe(', '.join(others[:3]))}"
-                + (f" and {len(others) - 3} more reasons; see --all." if len(others) > 3 else ".")
+                + (
+                    f" and {counted(len(others) - 3, 'more reason')}; see --all."
+                    if len(others) > 3
+                    else "."
+                )
             )
         _advice(console, found)
     if found.refused:
@@ -272,6 +286,32 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
 def _of(part: float | None, whole: float | None) -> str:
     """A count, and which share of all it is."""
     return f"{number(part)} ({100 * part / whole:.0f} %)" if part and whole else number(part)
+
+
+def _time(part: float | None, whole: float | None) -> str:
+    """ms, and which share of all it is."""
+    if part is None or not whole:
+        return "–"
+    return f"{milliseconds(part)} ({100 * part / whole:.0f} %)"
+
+
+def _times(console: Console, whole: float, elsewhere: Mapping[str, float]) -> None:
+    """What the column of times is made of, and what is not in it."""
+    console.print(
+        f"{milliseconds(whole)} in kernels of one run, by onnxruntime's profile; each kernel counts"
+        " for every group whose channels it works on, so groups make more than the whole."
+    )
+    lost = sum(elsewhere.values())
+    if lost >= _TOLD * whole:
+        names = ", ".join(list(elsewhere)[:3]) + (", …" if len(elsewhere) > 3 else "")
+        console.print(
+            f"{percent(lost / whole)} of it is no group's: onnxruntime fused several nodes, or put"
+            f" some in between ({safe(names)})."
+        )
+
+
+#: A share of the time below this is not worth a word.
+_TOLD = 0.005
 
 
 def _advice(console: Console, found: Inspection) -> None:
@@ -293,11 +333,12 @@ def show_groups(console: Console, found: Inspection) -> None:
             cells = (tensor, axis, " × ".join(map(str, info.shape)), "yes" if scored else "no")
             rows.add_row(*map(safe, (*cells, ", ".join(info.nodes))))
         console.print(rows)
+        time = f" {_time(group.ms, found.ms)} of the time;" if found.ms else ""
         choices = f" in each of {group.choices}" if group.choices > 1 else ""
         console.print(
-            f"{group.role}, {group.size} channels{choices}, {group.kind};"
+            f"{group.role}, {counted(group.size, 'channel')}{choices}, {group.kind};"
             f" {_of(group.parameters, found.parameters)} of the parameters,"
-            f" {_of(group.macs, found.macs)} of the MACs;"
+            f" {_of(group.macs, found.macs)} of the MACs;{time}"
             f" coupled by {', '.join(group.dependencies)}.\n"
         )
 
@@ -343,8 +384,99 @@ def show_benchmark(console: Console, found: Benchmark, names: Sequence[str]) -> 
         console.print(f"{safe(names[1])} is {_speedup(found)} (95 % interval of the paired ratio).")
     shapes = ", ".join(f"{name} {shape}" for name, shape in found.shapes.items())
     console.print(
-        f"{found.threads} thread{'s'[: found.threads != 1]}, {found.rounds} rounds; {safe(shapes)}"
+        f"{counted(found.threads, 'thread')}, {counted(found.rounds, 'round')}; {safe(shapes)}"
     )
+
+
+def show_sensitivity(console: Console, found: Sensitivity) -> None:
+    """The measure of each group at each width; where cuts were refitted, behind an arrow."""
+    of = f" of {counted(found.samples, 'sample')}" if found.samples else ""
+    columns = [f">-{100 * share:g} %" for share in found.shares]
+    rows = table("group", "role", ">channels", *columns, title=f"{found.measure}{of}")
+    for curve in found.groups:
+        cells = [_point(found, curve.at(share)) for share in found.shares]
+        rows.add_row(safe(curve.name), curve.role, str(curve.size), *cells)
+    console.print(rows)
+    if found.higher_is_better:
+        console.print(f"The original: {measure_words(found, found.original)}.", end=" ")
+    console.print(f"Measured on {safe(found.data)}, one group cut at a time.")
+    if found.reconstructed:
+        console.print("Behind the arrow: with what reads the removed channels refitted.")
+    ranked = [safe(curve.name) for curve in found.most_sensitive()]
+    console.print(f"Most sensitive: {', '.join(ranked[:3])}.")
+    for note in found.notes:
+        console.print(f"Note: {safe(note)}.")
+
+
+def _point(found: Sensitivity, point: Point | None) -> str:
+    if point is None:
+        return ""
+    if point.failed is not None:
+        return "failed"
+    words = measure_words(found, found.value(point.cut))
+    if found.reconstructed:
+        words += f" → {measure_words(found, found.value(point.refitted))}"
+    return words
+
+
+#: Below this, a relative error of outputs is rounding.
+_NOISE = 1e-6
+
+
+def measure_words(found: Sensitivity, value: float | None) -> str:
+    """A value of what sensitivity measures, as people read it."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if found.measure == "relative-error":
+        return f"{value:.2g}" if value > _NOISE else "0"
+    return percent(value) if found.is_share else f"{value:.4g}"
+
+
+def show_sweep(console: Console, found: SweepReport) -> None:
+    """Every trial that came to a model, from the cheapest on; and which was chosen."""
+    done = sorted((t for t in found.trials if t.status == "done"), key=lambda t: t.point)
+    timed = any(trial.ms is not None for trial in done)
+    columns = ["trial", ">parameters", ">MACs", *[">latency"][: 1 * timed]]
+    rows = table(*columns, f">{found.measure}", ">lost", "")
+    original = found.original
+    for trial in done:
+        cells = [safe(Trial(trial.options).text()), number(trial.parameters), number(trial.macs)]
+        if timed:
+            share = f" ({100 * trial.cost:.0f} %)" if trial.cost is not None else ""
+            cells.append("–" if trial.ms is None else f"{milliseconds(trial.ms)}{share}")
+        mark = "chosen" if trial.chosen else "on the front" if trial.on_front else ""
+        points = "–" if trial.drop is None else f"{trial.drop:.2f}"
+        rows.add_row(*cells, _value(trial.value), points, mark)
+    last = [number(original["parameters"]), number(original["macs"])]
+    if timed:
+        last.append("–" if original["ms"] is None else milliseconds(original["ms"]))
+    rows.add_row("the original", *last, _value(original["value"]), "", "")
+    console.print(rows)
+    console.print(f"{found.measure.capitalize()} on {safe(found.data)}.")
+    lost: dict[str, list[str]] = {}
+    for trial in found.trials:
+        if trial.status != "done":
+            name = Trial(trial.options).text()
+            lost.setdefault(trial.reason or trial.status, []).append(name)
+    for reason, names in lost.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.print(f"No model came of {safe('; '.join(names[:3]))}{more}: {safe(reason)}.")
+    for trial in done:
+        for note in trial.notes if trial.chosen or trial.point[0] == math.inf else ():
+            console.print(f"{safe(Trial(trial.options).text())}: {safe(note)}.")
+    if found.chosen is not None:
+        words = safe(Trial(found.of(found.chosen).options).text())
+        console.print(f"Chosen ({found.rule}): [bold]{words}[/].")
+    if found.command:
+        console.print(f"Made by: {safe(found.command)}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"Note: {safe(note)}.")
+
+
+def _value(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return percent(value) if abs(value) <= 1 else f"{value:.4g}"
 
 
 def show_rules(console: Console, rules: Iterable[Rule]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from .inspection import Inspection
+from .words import counted
 
 _HEAD = """digraph onnxprune {
   rankdir=LR;
@@ -22,7 +23,7 @@ def dot(found: Inspection) -> str:
     """
     lines = [_HEAD]
     for number, group in enumerate(found.groups):
-        label = f"{group.name}\n{group.role}, {group.size} channels, {group.kind}"
+        label = f"{group.name}\n{group.role}, {counted(group.size, 'channel')}, {group.kind}"
         lines.append(
             f"  g{number} [label={_quoted(label)}, shape=ellipse, style=filled,"
             f' fillcolor="{_FILL[group.kind]}"];\n'

@@ -17,6 +17,7 @@ from .lossless.measuring import measure_zero
 from .model import Model
 from .network import Network
 from .selection import keep
+from .words import counted
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Emptied:
     def text(self) -> str:
         """One line for a report."""
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.kinds.items() if n)
+        verb, go = ("carries", "it goes") if self.count == 1 else ("carry", "they go")
         how = f"{self.measured} measured on calibration inputs, " if self.measured else ""
         return (
-            f"{self.count} channels carry nothing ({kinds}; {how}{self.count - self.measured}"
-            " proved from the weights): they go first, and the function stays"
+            f"{counted(self.count, 'channel')} {verb} nothing ({kinds}; {how}"
+            f"{self.count - self.measured} proved from the weights): {go} first, and the"
+            " function stays"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +86,9 @@ def empty(
     if not found:
         return None, Emptied()
     old = network.model
-    model = Model(fold(network, found), old.base_dir, old.path, dict(old.copies), old.sha256)
+    model = Model(
+        fold(network, found), old.base_dir, old.path, dict(old.copies), old.sha256, old.files
+    )
     return model, _emptied(groups, found)
 
 

@@ -8,7 +8,8 @@
     │   └── RuleError      2  a rule table that is wrong
     ├── NotPrunable        3  the model is fine, but nothing in it can be pruned
     ├── UnsupportedModel   3  the model is fine, but not something this program can handle
-    └── BrokenModel        4  the file is broken or can't be read
+    ├── BrokenModel        4  the file is broken or can't be read
+    └── Interrupted      130  stopped by the user; what was finished is kept
 
 A message is one line, names the node, operator and tensor it is about, and says what to do.
 Whatever is not in this tree is a fault of the program.
@@ -21,6 +22,7 @@ from typing import ClassVar
 __all__ = [
     "BrokenModel",
     "CheckFailed",
+    "Interrupted",
     "NotPrunable",
     "OnnxPruneError",
     "PlanMismatch",
@@ -80,3 +82,9 @@ class BrokenModel(OnnxPruneError):
     """The file is missing, truncated, not ONNX, or its external data can't be read."""
 
     exit_code = 4
+
+
+class Interrupted(OnnxPruneError):
+    """The user stopped a long job; the message says where what was finished is kept."""
+
+    exit_code = 130

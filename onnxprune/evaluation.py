@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +18,16 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from .calibration import Calibration
 from .errors import CheckFailed, UsageError
 from .metrics import METRICS, Metric, classes, natural
 from .model import Array
+from .reconstruction.probes import output_kinds
 from .runtime import Feeds, input_specs, run, session
 
 _BATCH = 64
+#: Bytes of the original's outputs that are kept from one evaluation to the next.
+_HELD = 1 << 28
 #: A top-5 among fewer classes says little.
 _MANY_CLASSES = 10
 
@@ -85,15 +90,125 @@ def evaluate(
 
     Raises UsageError where the data does not fit the model.
     """
-    if metric is not None and metric not in METRICS:
-        raise UsageError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
-    sessions = [
-        session(model, optimize=True, threads=threads, base_dir=base_dir)
-        for model in (before, after)
-    ]
-    if _is_file(data):
-        return _on_samples(sessions, _read(before, data), metric)
-    return _by_function(sessions, data)
+    return Judge(before, data, base_dir, threads, metric)(after)
+
+
+class Judge:
+    """Evaluates model after model against one original, of which nothing is read or run twice.
+
+    `data` is as for `evaluate`, or inputs without labels: then agreement counts where the first
+    output is one of classes, and else the relative error of all outputs.
+
+    Raises UsageError where the data does not fit the model.
+    """
+
+    def __init__(
+        self,
+        before: ModelProto,
+        data: str | Calibration,
+        base_dir: Path,
+        threads: int = 1,
+        metric: str | None = None,
+    ) -> None:
+        if metric is not None and metric not in METRICS:
+            raise UsageError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+        self.data = data
+        self.metric = metric
+        self._settings: dict[str, Any] = {"threads": threads, "base_dir": base_dir}
+        self._original = session(before, optimize=True, **self._settings)
+        self._samples = _read(before, data) if isinstance(data, str) and is_file(data) else None
+        self._numbers: dict[str, float] | None = None
+        #: Outputs of the original, batch by batch, as far as there is room.
+        self._outputs: list[Feeds] = []
+        self._room = _HELD
+        self._lock = threading.Lock()
+
+    def __call__(self, after: ModelProto) -> Evaluation:
+        """What there is to say of another model; raises as `runtime.session` and `run` do."""
+        live = session(after, optimize=True, **self._settings)
+        if self._samples is not None:
+            return self._on_samples(live, self._samples)
+        if isinstance(self.data, str):
+            return self._by_function(live, self.data)
+        return self._on_inputs(live, self.data)
+
+    def _wanted(self, batch: int, feeds: Feeds) -> Feeds:
+        """What the original says of a batch."""
+        if batch < len(self._outputs):
+            return self._outputs[batch]
+        found = run(self._original, feeds)
+        size = sum(x.nbytes for x in found.values())
+        with self._lock:  # a worker of a cluster may run trials side by side
+            if batch == len(self._outputs) and size <= self._room:
+                self._outputs.append(found)
+                self._room -= size
+        return found
+
+    def _on_samples(self, live: Any, samples: _Samples) -> Evaluation:
+        agreed = _Agreement()
+        made: list[dict[str, Metric]] = []
+        for i, (feeds, labels, real) in enumerate(samples.batches()):
+            pair = (self._wanted(i, feeds), run(live, feeds))
+            outputs = [next(iter(each.values()))[:real] for each in pair]
+            agreed.add(*outputs)
+            if labels is None:
+                continue
+            if not made:
+                names = _metrics(self.metric or natural(labels, outputs[0]), outputs[0])
+                made = [{n: METRICS[n].make(samples.vocabulary) for n in names} for _ in outputs]
+            for metrics, output in zip(made, outputs, strict=True):
+                for metric in metrics.values():
+                    metric.add(output, labels)
+        found = [{n: metric.value() for n, metric in metrics.items()} for metrics in made]
+        first = next(iter(made[0])) if made else None
+        return Evaluation(
+            len(samples),
+            first,
+            found[0][first] if first else None,
+            found[1][first] if first else None,
+            agreed.share,
+            agreed.cosine,
+            agreed.relative_error,
+            METRICS[first].higher if first else True,
+            {n: (found[0][n], found[1][n]) for n in list(made[0])[1:]} if made else {},
+        )
+
+    def _on_inputs(self, live: Any, inputs: Calibration) -> Evaluation:
+        agreed: dict[str, _Agreement] = {}
+        samples = 0
+        kinds: dict[str, str] = {}
+        for i, (feeds, real) in enumerate(inputs.padded(_BATCH)):
+            wanted, given = self._wanted(i, feeds), run(live, feeds)
+            kinds = kinds or output_kinds(wanted)
+            samples += real
+            for name, value in wanted.items():
+                if kinds[name]:
+                    whole = (value, given[name]) if value.ndim else (value[None], given[name][None])
+                    agreed.setdefault(name, _Agreement()).add(*(each[:real] for each in whole))
+        if not agreed:
+            raise UsageError("no output of the model is made of numbers that can be compared")
+        errors = [each.relative_error for each in agreed.values()]
+        error = sum(errors) / len(errors)
+        first = next(iter(agreed))
+        if kinds[first] == "values":
+            return Evaluation(
+                samples, "relative-error", 0.0, error, None, agreed[first].cosine, error, False
+            )
+        return Evaluation(
+            samples, None, None, None, agreed[first].share, agreed[first].cosine, error
+        )
+
+    def _by_function(self, live: Any, name: str) -> Evaluation:
+        function = _function(name)
+        if self._numbers is None:
+            self._numbers = _numbers(function(self._original), name)
+        first, second = self._numbers, _numbers(function(live), name)
+        if first.keys() != second.keys():
+            raise UsageError(f"{name}: it returned {list(first)} once and {list(second)} then")
+        values = {key: (first[key], second[key]) for key in first}
+        metric = next(iter(values))
+        before, after = values.pop(metric)
+        return Evaluation(None, metric, before, after, None, others=values)
 
 
 def check_drop(found: Evaluation, most: float | None) -> None:
@@ -102,9 +217,9 @@ def check_drop(found: Evaluation, most: float | None) -> None:
         return
     what = found.metric if found.before is not None else "agreement with the original"
     raise CheckFailed(
-        f"{what} fell by {found.drop:.2f} points, and {most:g} are allowed; nothing was written."
-        " Remove less (--ratio), restore more (--calibration DATA --reconstruct), or have"
-        " --search find the smallest model that passes"
+        f"{what} fell by {found.drop:.2f} points, and no more than {most:g} may be lost;"
+        " nothing was written. Remove less (--ratio), restore more (--calibration DATA"
+        " --reconstruct), or have --search find the smallest model that passes"
     )
 
 
@@ -135,7 +250,8 @@ class _Samples:
             yield feeds, labels, real
 
 
-def _is_file(data: str) -> bool:
+def is_file(data: str) -> bool:
+    """Whether --eval names a file of samples, and no function."""
     return ".npz:" in data or data.endswith(".npz") or ":" not in data
 
 
@@ -169,35 +285,6 @@ def _read(model: ModelProto, data: str) -> _Samples:
     if isinstance(fixed, int):
         return _Samples(feeds, labels, spelled, fixed, True)
     return _Samples(feeds, labels, spelled, _BATCH, False)
-
-
-def _on_samples(sessions: list[Any], samples: _Samples, name: str | None) -> Evaluation:
-    agreed = _Agreement()
-    made: list[dict[str, Metric]] = []
-    for feeds, labels, real in samples.batches():
-        outputs = [next(iter(run(live, feeds).values()))[:real] for live in sessions]
-        agreed.add(*outputs)
-        if labels is None:
-            continue
-        if not made:
-            names = _metrics(name or natural(labels, outputs[0]), outputs[0])
-            made = [{n: METRICS[n].make(samples.vocabulary) for n in names} for _ in sessions]
-        for metrics, output in zip(made, outputs, strict=True):
-            for metric in metrics.values():
-                metric.add(output, labels)
-    found = [{n: metric.value() for n, metric in metrics.items()} for metrics in made]
-    first = next(iter(made[0])) if made else None
-    return Evaluation(
-        len(samples),
-        first,
-        found[0][first] if first else None,
-        found[1][first] if first else None,
-        agreed.share,
-        agreed.cosine,
-        agreed.relative_error,
-        METRICS[first].higher if first else True,
-        {n: (found[0][n], found[1][n]) for n in list(made[0])[1:]} if made else {},
-    )
 
 
 def _metrics(first: str, output: Array) -> list[str]:
@@ -242,17 +329,6 @@ class _Agreement:
 
 
 # -- a function of the user's ---------------------------------------------------------------------
-
-
-def _by_function(sessions: list[Any], name: str) -> Evaluation:
-    function = _function(name)
-    first, second = (_numbers(function(live), name) for live in sessions)
-    if first.keys() != second.keys():
-        raise UsageError(f"{name}: it returned {list(first)} once and {list(second)} then")
-    values = {key: (first[key], second[key]) for key in first}
-    metric = next(iter(values))
-    before, after = values.pop(metric)
-    return Evaluation(None, metric, before, after, None, others=values)
 
 
 def _function(name: str) -> Callable[[Any], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from .groups import Group
 from .model import node_name
 from .network import Network
 from .tables import ROLES
+from .words import near
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,7 @@ class Filter:
                     if not weights_only:
                         tensors.update(name for name in (*node.input, *node.output) if name)
             if not tensors:
-                near = difflib.get_close_matches(glob, sorted(names), n=3, cutoff=0.3)
-                hint = f"; nearest: {', '.join(near)}" if near else ""
-                raise UsageError(f"no node and no initializer matches {glob!r}{hint}")
+                raise UsageError(f"no node and no initializer matches {glob!r}{near(glob, names)}")
             for name in tensors:
                 for axis in network.axes.get(name) or ():
                     touched.update(leaves(axis))

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from .axes import Axis, Dim, Product, leaves, resolve
 from .infer import follow
-from .model import subgraphs
+from .model import Node, subgraphs
 from .network import Axes, Network, Record, Unsure
 from .op import Op
 
@@ -146,7 +146,7 @@ def _tied(network: Network, record: Record, operands: Mapping[str, Axes], pairs:
     shared = {d for d in _dims(a for axes in operands.values() for a in axes) if d.size is None}
     before = [(d, d.pins, d.bound) for d in shared.union(network.symbols.values())]
     try:
-        follow(Op(probe, record.node, record.rule))
+        follow(Op(probe, Node.of(record.node), record.rule))
         return _holds(probe, record, pairs)
     except Unsure:
         return False

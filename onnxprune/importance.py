@@ -30,6 +30,7 @@ from .reductions import Scores as Scores
 from .reductions import finite
 from .statistics import Request, Statistic, collect, needed_bytes
 from .weights import NO_DATA, Weights
+from .words import counted
 
 #: Bytes that the statistics of one pass over the calibration data may take.
 _HELD = 1 << 29
@@ -123,7 +124,7 @@ def _told(notes: dict[str, list[str]], groups: int) -> list[str]:
     said = []
     for sentence, names in notes.items():
         names = list(dict.fromkeys(names))
-        where = f"{len(names)} of {groups} groups ({', '.join(names[:2])}"
+        where = f"{len(names)} of {counted(groups, 'group')} ({', '.join(names[:2])}"
         said.append(f"{where}{', …' if len(names) > 2 else ''}): {sentence}")
     return said
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from onnx import NodeProto
-
 from . import strides, values
 from .axes import Pin, pin
 from .declared import declared_shapes
-from .model import Model
+from .model import Model, Node
 from .network import Network, Unsure
 from .op import Op
 from .tables import FUNCTIONS, Rule, operator_name
@@ -45,15 +43,14 @@ def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True
     return network
 
 
-def walk(network: Network, nodes: Iterable[NodeProto]) -> None:
+def walk(network: Network, nodes: Iterable[Node]) -> None:
     """Apply the rules of `nodes`, in order."""
     for node in nodes:
-        if node.op_type == "Constant" and node.output[0] in network.model.constants:
-            continue
-        apply(network, node)
+        if node.kind != "Constant" or node.outputs[0] not in network.model.constants:
+            apply(network, node)
 
 
-def apply(network: Network, node: NodeProto) -> None:
+def apply(network: Network, node: Node) -> None:
     """Apply one node's rule; pin what it touches where there is none, or where it is unsure."""
     op = Op(network, node)
     arithmetic = values.has_values(op)
@@ -66,7 +63,7 @@ def apply(network: Network, node: NodeProto) -> None:
     except Unsure as unsure:
         op.refuse(str(unsure))
         if op.rule is None or not op.rule.pinned:
-            network.refused.append((node, str(unsure)))
+            network.refused.append((node.proto, str(unsure)))
     if arithmetic:
         values.note_unknown(op)
     if op.kind in strides.OPERATORS:
@@ -102,14 +99,13 @@ def _trace_scores(network: Network) -> None:
     """
     model = network.model
     computed: set[str] = set()
+    known = {*model.constants, ""}
     for record in network.records:
-        names = record.inputs
         if record.rule.name in ("Shape", "Size"):
             continue  # sizes are no weights
-        if any(names) and all(
-            name in model.constants or name in computed or not name for name in names
-        ):
+        if known.issuperset(record.inputs) and any(record.inputs):
             computed.update(record.outputs)
+            known.update(record.outputs)
     todo = list(network.scored)
     while todo:
         name = todo.pop()

@@ -5,6 +5,7 @@ Nothing here runs a model; :func:`onnxprune.runtime.find_inputs` does, to find s
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import zlib
@@ -23,6 +24,8 @@ Model: TypeAlias = ModelProto | str | os.PathLike[str]
 Array: TypeAlias = npt.NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]
 
+#: elements: no input is made up above this size
+_LARGEST = 1 << 28
 #: tried in this order for integer scalars: a count, a sampling rate
 SCALARS = (1, 16000)
 
@@ -195,6 +198,11 @@ def fill(
     feeds: Feeds = {}
     for spec in specs:
         shape = shape_of(spec, sizes)
+        if math.prod(shape) > _LARGEST:
+            raise UnsupportedModel(
+                f"input {spec.name!r} of shape {shape} is too large to be made up; --no-verify and"
+                " --no-benchmark do without"
+            )
         # Seeded by name as well: an input's values don't depend on the other inputs.
         rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
         kind = spec.dtype.kind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .advice import advice
+from .attribution import GroupTimes
 from .axes import Axis, Concat, Dim, Product, leaves, resolve
 from .errors import UsageError
 from .groups import Group, pinned_axes
@@ -20,6 +20,7 @@ from .model import node_name
 from .model_costs import macs_cost
 from .network import Network
 from .tables import operator_name
+from .words import near
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class GroupInfo:
     choices: int = 1
     #: Multiply-accumulates of one run that its channels are part of (dynamic sizes are 1).
     macs: float | None = None
+    #: Of the kernels that work on its channels, in one run; where time was measured.
+    ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Inspection:
     macs: float | None = None
     macs_left_at_half: float | None = None
     least_macs_left: float | None = None
+    #: Of all kernels in one run, as onnxruntime's profile has it; where time was measured.
+    ms: float | None = None
+    #: Of those that stand for no node of the file, by operator.
+    ms_elsewhere: dict[str, float] = field(default_factory=dict)
     #: The weights in groups, and those that are pinned.
     weights: dict[str, WeightInfo] = field(default_factory=dict)
     #: Whether all groups are in it: not after `select`.
@@ -106,9 +113,7 @@ class Inspection:
                 i for i, each in enumerate(names) if any(fnmatchcase(name, glob) for name in each)
             ]
             if not by_member:
-                known = sorted(set().union(*names))
-                near = difflib.get_close_matches(glob, known, n=3, cutoff=0.3)
-                hint = f"; did you mean {', '.join(near)}?" if near else ""
+                hint = near(glob, set().union(*names))
                 raise UsageError(f"no group and no member of one matches {glob!r}{hint}")
             chosen.update(by_name or by_member)
         order = sorted(chosen)
@@ -169,6 +174,12 @@ def weigh(found: Inspection, network: Network, groups: Sequence[Group]) -> Inspe
             for name in dict.fromkeys(names)
         },
     )
+
+
+def timed(found: Inspection, times: GroupTimes) -> Inspection:
+    """The same with what kernels take."""
+    infos = [replace(info, ms=ms) for info, ms in zip(found.groups, times.groups, strict=True)]
+    return replace(found, groups=infos, ms=times.whole, ms_elsewhere=times.elsewhere)
 
 
 def look_into(network: Network, groups: Sequence[Group]) -> Inspection:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +37,26 @@ from onnx import (
 )
 from onnx.inliner import inline_local_functions
 
-from .errors import BrokenModel, UnsupportedModel, UsageError
+from .errors import BrokenModel, OnnxPruneError, UnsupportedModel, UsageError
 from .folding import fold_writes, plain_splits
-from .model import Model, captured, graphs, is_external, node_name, stored, subgraphs
+from .integrity import check, check_unchanged, is_inside, stamp_of
+from .model import (
+    LARGEST,
+    Model,
+    Place,
+    Stamp,
+    captured,
+    graphs,
+    is_external,
+    node_name,
+    replace_value,
+    stored,
+    stored_bytes,
+    subgraphs,
+    tensor_array,
+)
 from .splitting import split_shared_vectors
+from .trust import trust
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -54,26 +70,52 @@ def load(source: ModelLike) -> Model:
     Raises UsageError where there is no such file, BrokenModel where it is not a readable ONNX file,
     UnsupportedModel where it is one that can't be pruned as it is. A ModelProto is not changed.
     """
-    with readable(str(source) if isinstance(source, (str, Path)) else "the model"):
-        return _load(source)
+    read: list[tuple[ModelProto, Path | None]] = []
+    name = str(source) if isinstance(source, (str, Path)) else "the model"
+    with readable(name, lambda: read[0] if read else None):
+        return _load(source, read)
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Names are read when they are needed, not all at once: what is no text shows late."""
+def readable(
+    name: str, loaded: Callable[[], tuple[ModelProto, Path | None] | None]
+) -> Iterator[None]:
+    """What goes wrong in a model that ONNX's checker refuses, is the model's fault.
+
+    The checker is not asked before: models that it refuses may be fine in onnxruntime, and so here.
+    And names are read when they are needed, not all at once: what is no text shows late.
+    """
     try:
         yield
     except UnicodeDecodeError as error:
         raise BrokenModel(
             f"{name}: a name in it is not text ({error.object[:20]!r}); the file is damaged"
         ) from error
+    except OnnxPruneError:
+        raise
+    except Exception as error:
+        found = loaded()
+        reason = None if found is None else refusal(*found)
+        if reason is None:
+            raise
+        raise BrokenModel(f"{name}: not a valid ONNX model: {reason}") from error
 
 
-def _load(source: ModelLike) -> Model:
-    path = None
+def refusal(proto: ModelProto, path: Path | None) -> str | None:
+    """Why ONNX's checker refuses a model, in one line; None where it does not."""
+    try:
+        onnx.checker.check_model(str(path) if path else proto)
+    except Exception as error:  # its exception types differ between versions of onnx
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def _load(source: ModelLike, read: list[tuple[ModelProto, Path | None]]) -> Model:
+    path, stamp = None, None
     if isinstance(source, (str, Path)):
         path = Path(source)
-        proto, digest = _read_file(path)
+        stamp = stamp_of(path)
+        proto, digest = _read_file(path, stamp)
     else:
         if isinstance(source, ModelProto):
             proto = ModelProto()
@@ -81,10 +123,14 @@ def _load(source: ModelLike) -> Model:
         else:
             proto = _from_graphsurgeon(source)
         digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    read.append((proto, path))
     base_dir = path.parent if path else Path(".")
-    _check(proto, base_dir)
+    files = check(proto, base_dir, stamp.size if stamp else 0)
+    _refuse_blocked_layout(proto)
     if proto.functions:
         proto = inline_local_functions(proto)
+    if trust().outside_data:
+        _bring_in(proto, base_dir, files)
     for graph in graphs(proto.graph):
         _sort(graph)
         _densify(graph)
@@ -92,7 +138,7 @@ def _load(source: ModelLike) -> Model:
     fold_writes(proto)
     plain_splits(proto)
     copies = split_shared_vectors(proto)
-    return Model(proto, base_dir, path, copies, digest)
+    return Model(proto, base_dir, path, copies, digest, files)
 
 
 def _from_graphsurgeon(source: object) -> ModelProto:
@@ -108,13 +154,11 @@ def _from_graphsurgeon(source: object) -> ModelProto:
     )
 
 
-def _read_file(path: Path) -> tuple[ModelProto, str]:
+def _read_file(path: Path, before: Stamp) -> tuple[ModelProto, str]:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BrokenModel(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise BrokenModel(f"{path}: this is a directory; name the .onnx file in it") from None
+        with open(path, "rb") as file:
+            data = file.read(before.size + 1)
+            check_unchanged({path: before})
     except OSError as error:
         raise BrokenModel(f"{path}: can't be read: {error.strerror}") from error
     if not data:
@@ -137,10 +181,8 @@ def _read_file(path: Path) -> tuple[ModelProto, str]:
 # -- what is refused -----------------------------------------------------------------------------
 
 
-def _check(proto: ModelProto, base_dir: Path) -> None:
+def _refuse_blocked_layout(proto: ModelProto) -> None:
     for graph in graphs(proto.graph):
-        for name, tensor in stored(graph):
-            _check_tensor(name, tensor, base_dir)
         for node in graph.node:
             if node.domain == "com.microsoft.nchwc":
                 raise UnsupportedModel(
@@ -150,70 +192,33 @@ def _check(proto: ModelProto, base_dir: Path) -> None:
                 )
 
 
-def _check_tensor(name: str, tensor: TensorProto, base_dir: Path) -> None:
-    """The bytes are there, where they may be, and as many as the dims say."""
-    if any(dim < 0 for dim in tensor.dims):
-        raise BrokenModel(f"tensor {name!r} has a negative dimension: {list(tensor.dims)}")
-    if tensor.data_type == TensorProto.STRING:
-        return
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    try:
-        bits = _bits(tensor.data_type)
-    except KeyError:
-        raise BrokenModel(
-            f"tensor {name!r} is of the unknown element type {tensor.data_type}"
-        ) from None
-    wanted = (count * bits + 7) // 8
-    if is_external(tensor):
-        _check_external(name, tensor, base_dir, wanted)
-    elif tensor.HasField("raw_data") and len(tensor.raw_data) != wanted:
-        raise BrokenModel(
-            f"tensor {name!r} {list(tensor.dims)} should have {wanted} bytes and has"
-            f" {len(tensor.raw_data)}; the file is damaged"
-        )
-
-
-def _bits(data_type: int) -> int:
-    if data_type in (TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1):
-        return 4
-    if data_type in (getattr(TensorProto, "UINT2", -1), getattr(TensorProto, "INT2", -1)):
-        return 2
-    return 8 * onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
-
-
-def _check_external(name: str, tensor: TensorProto, base_dir: Path, wanted: int) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if isinstance(location, bytes):  # what protobuf makes of a text that is not UTF-8
-        raise BrokenModel(f"tensor {name!r}: its external data path {location!r} is not text")
-    file = base_dir / location
-    root = base_dir.resolve()
-    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(root):
-        raise BrokenModel(
-            f"tensor {name!r}: its external data path {location!r} leaves the model's folder"
-        )
-    if not file.is_file():
-        raise BrokenModel(f"tensor {name!r}: its external data file {location!r} is missing")
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
-    except ValueError:
-        offset, length = -1, -1
-    if offset < 0 or length != wanted or offset + length > file.stat().st_size:
-        raise BrokenModel(
-            f"tensor {name!r}: {location!r} does not hold the {wanted} bytes that it needs"
-        )
-
-
 # -- the steps -----------------------------------------------------------------------------------
+
+
+def _bring_in(proto: ModelProto, base_dir: Path, files: dict[Path, Stamp]) -> None:
+    """Weights from outside of the model's folder, into the model: nothing else reads them there."""
+    found = [
+        (name, tensor)
+        for graph in graphs(proto.graph)
+        for name, tensor in stored(graph)
+        if is_external(tensor) and not is_inside(Place.of(tensor).location, base_dir)
+    ]
+    size = sum(stored_bytes(tensor) for _, tensor in found)
+    if size > LARGEST:
+        raise UnsupportedModel(
+            f"{size:,} bytes of its external data are outside of the model's folder, and no more"
+            f" than {LARGEST:,} can be brought into it: copy the files to the model's folder"
+        )
+    for name, tensor in found:
+        replace_value(tensor, tensor_array(tensor, base_dir, name))
+    check_unchanged(files)
 
 
 def _sort(graph: GraphProto) -> None:
     """Put the nodes in topological order, in a stable way, where they are not."""
     produced: dict[str, int] = {}
     for i, node in enumerate(graph.node):
-        for name in node.output:
+        for name in node.output[:]:
             if name:
                 produced[name] = i
     reads = [_reads(node) for node in graph.node]
@@ -245,7 +250,7 @@ def _sort(graph: GraphProto) -> None:
 
 
 def _reads(node: NodeProto) -> set[str]:
-    names = set(node.input)
+    names = set(node.input[:])
     for body in subgraphs(node):
         names |= captured(body)
     return names - {""}
@@ -287,6 +292,7 @@ def _dense(sparse: SparseTensorProto, name: str) -> TensorProto:
 def _make_names_unique(graph: GraphProto) -> None:
     """Rename what a body defines under a name that stands elsewhere already."""
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the last that was tried, of each name
     todo: list[tuple[GraphProto, dict[str, str]]] = [(graph, {})]
     while todo:
         graph, renamed = todo.pop()
@@ -295,10 +301,10 @@ def _make_names_unique(graph: GraphProto) -> None:
         def define(name: str, renamed: dict[str, str] = renamed) -> str:
             if not name:
                 return name
-            fresh, n = name, 1
+            fresh = name
             while fresh in taken:
-                n += 1
-                fresh = f"{name}_{n}"
+                numbers[name] = numbers.get(name, 1) + 1
+                fresh = f"{name}_{numbers[name]}"
             taken.add(fresh)
             if fresh != name:
                 renamed[name] = fresh
@@ -315,11 +321,12 @@ def _make_names_unique(graph: GraphProto) -> None:
             else:
                 tensor.name = define(tensor.name)
         for node in graph.node:
-            for i, name in enumerate(node.input):
+            for i, name in enumerate(node.input[:] if renamed else ()):
                 if name in renamed:
                     node.input[i] = renamed[name]
-            for i, name in enumerate(node.output):
-                node.output[i] = define(name)
+            for i, name in enumerate(node.output[:]):
+                if (fresh := define(name)) != name:
+                    node.output[i] = fresh
         for value in (*graph.output, *graph.value_info):
             value.name = renamed.get(value.name, value.name)
         for node in graph.node:

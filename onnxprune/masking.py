@@ -6,7 +6,6 @@ structures (see `sparsity`) are for runtimes and hardware that skip such zeros.
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +31,7 @@ from .shapes import int_attribute
 from .sparsity import Bools, Pattern, n_of_m, smallest, spread, units
 from .verify import verify
 from .weights import Weights
+from .words import near
 from .work import Shapes, Work, inlined, write
 
 NO_SPEED = (
@@ -237,9 +237,7 @@ def _named(users: Mapping[str, set[str]], globs: Sequence[str], none: set[str]) 
     for glob in globs:
         now = {w for w, names in users.items() if any(fnmatchcase(n, glob) for n in names)}
         if not now:
-            known = sorted(set().union(*users.values()))
-            near = difflib.get_close_matches(glob, known, n=3, cutoff=0.3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
+            hint = near(glob, set().union(*users.values()))
             raise UsageError(f"no node and no weight that can be masked matches {glob!r}{hint}")
         found |= now
     return found if globs else none

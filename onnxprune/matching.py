@@ -90,7 +90,8 @@ def _read(op: Op, operand: Operand, axes: Axes, i: int) -> None:
 
 
 def _equate(op: Op, term: Term, axis: Axis) -> None:
-    term = _trimmed(op, term)
+    if isinstance(term, Merge):
+        term = _trimmed(op, term)
     if isinstance(term, Name):
         if term.statistical:
             op.statistical(axis)

@@ -7,11 +7,13 @@ the file stay there until `Model.read` is asked for one.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,11 +22,45 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .errors import BrokenModel
+from .tables import operator_name
 
 Array = NDArray[Any]
 
 #: Constants of at most this many elements may be values that shapes are computed with.
 SMALL = 4096
+#: No axis is longer; what says so is damaged, and lists of its positions would fill the memory.
+LONGEST = 2**28
+#: protobuf can't hold more than this in one message (bytes); a little is left for what is added.
+LARGEST = 2**31 - 2**20
+
+
+class Node(NamedTuple):
+    """A node, and what every stage asks of it: read once, since each access to a proto costs."""
+
+    proto: NodeProto
+    #: The operator, as the rules' tables call it.
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, proto: NodeProto) -> Node:
+        kind = operator_name(proto.domain, proto.op_type)
+        # A slice of a repeated field is a list, made at once; iterating takes twice as long.
+        return cls(proto, kind, tuple(proto.input[:]), tuple(proto.output[:]))
+
+
+class Stamp(NamedTuple):
+    """What of a file is another after it was written or replaced."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @dataclass
@@ -38,12 +74,14 @@ class Model:
     copies: dict[str, str] = field(default_factory=dict)
     #: SHA-256 of the file (or of the serialised model): what a plan is tied to.
     sha256: str = ""
+    #: The files that it was read from, as they were then.
+    files: dict[Path, Stamp] = field(default_factory=dict)
     constants: dict[str, TensorProto] = field(default_factory=dict, init=False)
     producers: dict[str, NodeProto] = field(default_factory=dict, init=False)
     #: The main graph, and those inside its nodes.
     graphs: list[GraphProto] = field(default_factory=list, init=False)
     #: The nodes of the main graph that are not constants, and the constants that are nodes of it.
-    nodes: list[NodeProto] = field(default_factory=list, init=False)
+    nodes: list[Node] = field(default_factory=list, init=False)
     constant_nodes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -56,18 +94,19 @@ class Model:
         for i, graph in enumerate(self.graphs):
             for tensor in graph.initializer:
                 self.constants[tensor.name] = tensor
-            for node in graph.node:
-                if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                    name = node.output[0]
-                    self.constants[name] = constant_tensor(node)
+            for proto in graph.node:
+                if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
+                    name = proto.output[0]
+                    self.constants[name] = constant_tensor(proto)
                     if i == 0:
                         self.constant_nodes.append(name)
                     continue
+                node = Node.of(proto)
                 if i == 0:
                     self.nodes.append(node)
-                for name in node.output:
+                for name in node.outputs:
                     if name:
-                        self.producers[name] = node
+                        self.producers[name] = proto
 
     def read(self, name: str) -> Array:
         """The value of one constant.
@@ -167,6 +206,58 @@ def is_external(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL
 
 
+class Place(NamedTuple):
+    """Where an external tensor's bytes are, as its entries say: a relative path, and bytes."""
+
+    #: bytes where it is no text
+    location: Any
+    offset: int
+    #: None where it is not said: as many as the tensor needs.
+    length: int | None
+
+    @classmethod
+    def of(cls, tensor: TensorProto) -> Place:
+        """Raises ValueError where an entry is no number. Of two of one key the last counts."""
+        entries: dict[str, Any] = {entry.key: entry.value for entry in tensor.external_data}
+        length = entries.get("length")
+        return cls(
+            entries.get("location", ""),
+            int(entries.get("offset") or 0),
+            int(length) if length else None,
+        )
+
+
+#: Types of which several elements share a byte, and how many bits one takes.
+_PACKED = {
+    code: bits
+    for name, code in TensorProto.DataType.items()
+    for ending, bits in (("INT2", 2), ("INT4", 4), ("FLOAT4E2M1", 4), ("E2M3", 6), ("E3M2", 6))
+    if name.endswith(ending)
+}
+
+
+def stored_bytes(tensor: TensorProto) -> int:
+    """How many bytes the elements of a tensor take. Raises KeyError for a type that is none."""
+    bits = _PACKED.get(tensor.data_type)
+    if bits is None:
+        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    size: int = -(-math.prod(tensor.dims[:]) * bits // 8)
+    return size
+
+
+def _with_bytes(tensor: TensorProto, base_dir: Path) -> TensorProto:
+    """An external tensor with its bytes: as many as it needs, and no more, are read."""
+    place, size = Place.of(tensor), stored_bytes(tensor)
+    with open(base_dir / place.location, "rb") as file:
+        file.seek(place.offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise ValueError(f"{place.location!r} ends too early")
+    return TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
+    )
+
+
 #: Types whose bytes are read as they are, which is ten times faster than onnx's own way.
 _PLAIN: dict[int, np.dtype[Any]] = {
     TensorProto.BOOL: np.dtype(np.bool_),
@@ -177,12 +268,16 @@ _PLAIN: dict[int, np.dtype[Any]] = {
 
 def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
     """The value of `tensor`, read from its file where it is external."""
-    dtype = _PLAIN.get(tensor.data_type)
     try:
-        if dtype is not None and tensor.HasField("raw_data") and not is_external(tensor):
-            plain: Array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims)
+        if is_external(tensor):
+            tensor = _with_bytes(tensor, base_dir)
+        dtype = _PLAIN.get(tensor.data_type)
+        if dtype is not None and tensor.HasField("raw_data"):
+            plain: Array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims[:])
             return plain
-        return numpy_helper.to_array(tensor, str(base_dir))
+        return numpy_helper.to_array(tensor)
+    except MemoryError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenModel(
@@ -238,7 +333,7 @@ def attribute_value(attribute: AttributeProto) -> Any:
     if name is None:
         return onnx.helper.get_attribute_value(attribute)
     value = getattr(attribute, name)
-    return list(value) if name.endswith("s") and name != "s" else value
+    return value[:] if name in ("floats", "ints") else value
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from .tables import Rule
 
 Axes = list[Axis]
 
+#: Constants of at most so many bytes, names included, are told apart by them.
+_TINY = 128
+
 
 class Unsure(Exception):
     """Raised by a rule that can't say how the axes of this node hang together, and why."""
@@ -90,6 +93,8 @@ class Network:
     rules: Mapping[str, Rule]
     axes: dict[str, Axes | None] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
+    #: The values of tiny constants by their bytes.
+    tiny: dict[bytes, Array | None] = field(default_factory=dict)
     #: Tensors that hold sizes, or what is computed of sizes alone.
     sizes: set[str] = field(default_factory=set)
     #: Index tensors whose elements rise by one step along each axis.
@@ -122,7 +127,7 @@ class Network:
         """The axes of a tensor, or None where not even its rank is known."""
         axes = self.axes.get(name)
         if axes is None and name in self.model.constants and name not in self.axes:
-            self.axes[name] = axes = [Dim(dim) for dim in self.model.constants[name].dims]
+            self.axes[name] = axes = [Dim(dim) for dim in self.model.constants[name].dims[:]]
         return axes
 
     def value_of(self, name: str) -> Array | None:
@@ -131,13 +136,24 @@ class Network:
         if known is not None:
             return known
         tensor = self.model.constants.get(name)
-        if tensor is None or tensor.data_type == TensorProto.STRING:
+        if tensor is None:
             return None
-        if math.prod(tensor.dims) > SMALL:
-            return None
-        value = self.model.read(name)
-        self.values[name] = value
+        if tensor.ByteSize() > _TINY:
+            value = self._read(name, tensor)
+        else:
+            # Most are equal to one that was read before; bytes are read faster than fields are.
+            content = tensor.SerializeToString()
+            if content not in self.tiny:
+                self.tiny[content] = self._read(name, tensor)
+            value = self.tiny[content]
+        if value is not None:
+            self.values[name] = value
         return value
+
+    def _read(self, name: str, tensor: TensorProto) -> Array | None:
+        if tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > SMALL:
+            return None
+        return self.model.read(name)
 
     def quantised(self) -> dict[str, Quantised]:
         """The tensors that hold codes, by name."""

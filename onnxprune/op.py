@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto
 
 from .axes import Axis, Dim, Pin, cancel, is_pinned, pin, resolve, unify
 from .matching import match
-from .model import Array, attribute_value, captured, graphs, node_name, subgraphs
+from .model import Array, Node, attribute_value, captured, graphs, node_name, subgraphs
 from .network import Axes, Frozen, Network, Patch, Record, Unsure
 from .notation import Pattern
-from .tables import Rule, operator_name
+from .tables import Rule
 
 _SIZES = Pin("it holds sizes")
 
@@ -37,15 +37,10 @@ class Op:
         "rule",
     )
 
-    def __init__(self, network: Network, node: NodeProto, rule: Rule | None = None) -> None:
+    def __init__(self, network: Network, node: Node, rule: Rule | None = None) -> None:
         self.network = network
-        self.node = node
-        #: The operator, as the tables call it.
-        self.kind = operator_name(node.domain, node.op_type)
+        self.node, self.kind, self.inputs, self.outputs = node
         self.rule = rule or network.rules.get(self.kind)
-        #: The names of its operands and outputs: read once, since each access to a proto costs.
-        self.inputs: tuple[str, ...] = tuple(node.input)
-        self.outputs: tuple[str, ...] = tuple(node.output)
         self.env: dict[str, Any] = {}
         self._contracted: Axes = []
         self._keeps_zero = True
@@ -66,7 +61,7 @@ class Op:
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; bytes are decoded."""
         if self._attributes is None:
-            self._attributes = {each.name: each for each in self.node.attribute}
+            self._attributes = {each.name: each for each in self.node.attribute[:]}
         attribute = self._attributes.get(name)
         if attribute is None:
             return default
@@ -79,12 +74,12 @@ class Op:
 
     def axes(self, i: int) -> Axes:
         """The axes of operand `i`. Raises Unsure where they are unknown."""
-        if not self.has(i):
+        name = self.inputs[i] if i < len(self.inputs) else ""
+        if not name:
             raise Unsure(f"operand {i} is missing")
-        name = self.inputs[i]
         axes = self.network.axes.get(name) or self.network.axes_of(name)
         if axes is None:
-            raise Unsure(f"the rank of {self.inputs[i]!r} is unknown")
+            raise Unsure(f"the rank of {name!r} is unknown")
         self._followed.add(i)
         return axes
 
@@ -153,8 +148,11 @@ class Op:
         pin(axis, Pin(reason, self.where))
 
     def pin_all(self, axes: Iterable[Axis], reason: str) -> None:
+        """Every index of each of `axes` stays."""
+        why = None
         for axis in axes:
-            pin(axis, Pin(reason, self.where))
+            why = why or Pin(reason, self.where)
+            pin(axis, why)
 
     def fixed(self, size: int | None, reason: str) -> Dim:
         """A new axis that can't be pruned."""
@@ -198,15 +196,16 @@ class Op:
         rank = max(map(len, operands))
         hint = self.network.shapes.get(self.outputs[out]) if self.outputs else None
         result: Axes = []
-        for at in range(rank):
-            here = [axes[at - rank + len(axes)] for axes in operands if at >= rank - len(axes)]
-            named = hint[at] if hint is not None and len(hint) == rank else None
-            result.append(self._broadcast_axis(here, named))
+        for at in range(-rank, 0):
+            here = [axes[at] for axes in operands if len(axes) >= -at]
+            if here.count(here[0]) == len(here):  # they compare by identity
+                result.append(here[0])
+            else:
+                named = hint[at] if hint is not None and len(hint) == rank else None
+                result.append(self._broadcast_axis(here, named))
         return result
 
     def _broadcast_axis(self, here: Axes, hint: int | str | None) -> Axis:
-        if all(axis is here[0] for axis in here):
-            return here[0]
         wide = [axis for axis in here if axis.size != 1]
         if not wide:
             return here[0]
@@ -286,14 +285,15 @@ class Op:
                 if name and i not in self._followed:
                     self.pin_all(network.axes_of(name) or (), "its positions are not followed")
         for i, name in enumerate(self.outputs):
-            if name and name not in network.axes:
+            axes = network.axes.get(name)
+            if axes is None and name and name not in network.axes:
                 raise Unsure(f"its rule says nothing of output {i}, {name!r}")
             shape = network.shapes.get(name)
-            axes = network.axes.get(name)
             if shape is None:
                 continue
             if axes is None:
-                network.axes[name] = network.declared(name)
+                network.axes[name] = declared = network.declared(name)
+                self.pin_all(declared or (), "its rule says nothing of it")
             elif not _fits(axes, shape):
                 raise Unsure(
                     f"its rule gives {name!r} the shape {[a.size for a in axes]},"
@@ -344,7 +344,8 @@ def _fits(axes: Axes, shape: Sequence[int | str | None]) -> bool:
     if len(axes) != len(shape):
         return False
     for axis, wanted in zip(axes, shape, strict=True):
-        size = axis.size
-        if size != wanted and size is not None and isinstance(wanted, int):
-            return False
+        if isinstance(wanted, int):
+            size = axis.size
+            if size != wanted and size is not None:
+                return False
     return True

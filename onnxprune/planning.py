@@ -27,6 +27,7 @@ from .network import Network
 from .pace import meet
 from .rewrite import rewrite
 from .selection import keep
+from .words import counted
 
 #: Reads a rewritten model and scores its groups: their scores by name.
 Rescore = Callable[[ModelProto], Mapping[str, Scores]]
@@ -213,9 +214,12 @@ class Planner:
         ]
         lost = sum(each is None for each in fresh)
         if lost:
-            self.chooser.notes.append(
-                f"{lost} groups keep their first scores: they are not the same after pruning"
+            what = (
+                "keeps its first scores: it is"
+                if lost == 1
+                else "keep their first scores: they are"
             )
+            self.chooser.notes.append(f"{counted(lost, 'group')} {what} not the same after pruning")
         weighted = self.chooser.weighted(
             [b if f is None else f for f, b in zip(fresh, before, strict=True)]
         )

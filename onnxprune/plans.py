@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class Plan:
             "version": self.version,
             "model": self.model,
             "options": self.options,
-            "groups": [asdict(group) for group in self.groups],
+            "groups": [dict(vars(group)) for group in self.groups],
             "tensors": self.tensors,
             "copies": self.copies,
         }
@@ -129,7 +129,7 @@ class Plan:
         head = {key: value for key, value in self.to_dict().items() if key != "groups"}
         text = json.dumps(head, indent=1, ensure_ascii=False)
         # One line for each group, so that a person can read the file and a tool can compare two.
-        groups = ",\n  ".join(json.dumps(asdict(g), ensure_ascii=False) for g in self.groups)
+        groups = ",\n  ".join(json.dumps(vars(g), ensure_ascii=False) for g in self.groups)
         return text[:-2] + ',\n "groups": [\n  ' + groups + "\n ]\n}\n"
 
     def save(self, path: str | Path) -> None:

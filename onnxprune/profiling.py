@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from onnx import ModelProto
 
@@ -23,6 +23,11 @@ _SECONDS = 0.5
 _MAX_RUNS = 100
 #: Operators run while profiling; each is about 1 kB in the profile's file.
 _MAX_EVENTS = 30_000
+#: How the events of kernels are called, behind the name of their node.
+_KERNEL = "_kernel_time"
+
+#: `{(operator, node): (ms, how often)}` of one run, as onnxruntime runs and names them.
+Kernels: TypeAlias = dict[tuple[str, str], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,20 @@ def _one(
     model: Model, feeds: Mapping[str, Any], threads: int, base_dir: str | os.PathLike[str] | None
 ) -> tuple[dict[str, tuple[float, float]], int]:
     """ms and nodes of each operator in one run, and how many runs were counted."""
+    kernels, runs = kernel_times(model, feeds, threads, base_dir)
+    return by_operator(kernels), runs
+
+
+def kernel_times(
+    model: Model,
+    feeds: Mapping[str, Any],
+    threads: int = 1,
+    base_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Kernels, int]:
+    """The kernels of one run with graph optimisations on, and how many runs were counted.
+
+    Raises UnsupportedModel where the model does not run.
+    """
     folder = base_dir if isinstance(model, ModelProto) else Path(model).parent
     nodes = len(model.graph.node) if isinstance(model, ModelProto) else 1000
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
@@ -113,13 +132,20 @@ def _one(
         events = json.loads(
             Path(live.end_profiling()).read_text(encoding="utf-8", errors="replace")
         )
-    return by_operator(events, _UNCOUNTED)
+    return by_kernel(events, _UNCOUNTED)
 
 
-def by_operator(
-    events: Sequence[Mapping[str, Any]], uncounted: int = 0
-) -> tuple[dict[str, tuple[float, float]], int]:
-    """`{operator: (ms, nodes)}` of one run, and the number of runs, from a profile's events.
+def by_operator(kernels: Kernels) -> dict[str, tuple[float, float]]:
+    """`{operator: (ms, nodes)}` of one run."""
+    found: dict[str, tuple[float, float]] = {}
+    for (operator, _), (ms, nodes) in kernels.items():
+        before = found.get(operator, (0.0, 0.0))
+        found[operator] = (before[0] + ms, before[1] + nodes)
+    return found
+
+
+def by_kernel(events: Sequence[Mapping[str, Any]], uncounted: int = 0) -> tuple[Kernels, int]:
+    """The kernels of one run, and the number of runs, from a profile's events.
 
     The first `uncounted` runs are left out. An operator that runs a graph of its own (If, Loop)
     counts without what that graph's operators take.
@@ -129,25 +155,32 @@ def by_operator(
     if not counted:
         return {}, 0
     kernels = sorted(
-        (each["ts"], -each["dur"], str(each.get("args", {}).get("op_name", "?")))
+        (
+            each["ts"],
+            -each["dur"],
+            (
+                str(each.get("args", {}).get("op_name", "?")),
+                str(each["name"]).removesuffix(_KERNEL),
+            ),
+        )
         for each in events
         if each.get("cat") == "Node"
-        and str(each.get("name", "")).endswith("_kernel_time")
+        and str(each.get("name", "")).endswith(_KERNEL)
         and each["ts"] >= counted[0]
     )
-    spent: dict[str, float] = defaultdict(float)
-    number: dict[str, int] = defaultdict(int)
-    around: list[tuple[float, str]] = []
-    for start, minus, operator in kernels:
+    spent: dict[tuple[str, str], float] = defaultdict(float)
+    number: dict[tuple[str, str], int] = defaultdict(int)
+    around: list[tuple[float, tuple[str, str]]] = []
+    for start, minus, kernel in kernels:
         duration = -minus
         while around and (around[-1][0] <= start or around[-1][0] < start + duration):
             around.pop()
         if around:
             spent[around[-1][1]] -= duration
-        spent[operator] += duration
-        number[operator] += 1
+        spent[kernel] += duration
+        number[kernel] += 1
         # Times are whole µs: one of less than that has nothing inside.
         if duration > 1:
-            around.append((start + duration, operator))
+            around.append((start + duration, kernel))
     runs = len(counted)
-    return {name: (spent[name] / 1e3 / runs, number[name] / runs) for name in spent}, runs
+    return {each: (spent[each] / 1e3 / runs, number[each] / runs) for each in spent}, runs

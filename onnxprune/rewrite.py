@@ -125,7 +125,7 @@ class _Rewriter:
             if any(self.changed(axis) or self._known_factors(axis) for axis in axes):
                 self._reshape(node, axes)
         self._insert()
-        for node, never in self.network.never:
+        for node, never in reversed(self.network.never):  # those inside a branch before it
             self._replace_branch(node, never)
         if self.edited:
             self._sweep()
@@ -386,7 +386,9 @@ class _Rewriter:
             for i, name in enumerate(mine.input):
                 if name == output:
                     mine.input[i] = shape
-        if None not in sizes:
+        # An axis may have got its size from a branch that is not always taken: it is still open.
+        declared = self.network.shapes.get(node.input[0]) or [None]
+        if None not in sizes and all(isinstance(size, int) for size in declared):
             self.proto.graph.initializer.append(numpy_helper.from_array(fixed, shape))
             self._list_input(shape, fixed)
             return

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto, helper
 
+from onnxprune import ort
 from onnxprune.errors import BrokenModel, OnnxPruneError, UnsupportedModel, UsageError
 from onnxprune.inputs import (
     SCALARS,
@@ -38,6 +38,7 @@ from onnxprune.inputs import (
     proto,
     shape_of,
 )
+from onnxprune.trust import trust
 
 __all__ = [
     "Array",
@@ -96,6 +97,13 @@ def session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     # A spinning pool steals the cores from every other session of the process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for library in trust().custom_ops:
+        try:
+            options.register_custom_ops_library(os.fspath(library))
+        except Exception as error:
+            raise UsageError(
+                f"{library}: onnxruntime can't load this library of operators: {_one_line(error)}"
+            ) from error
     if base_dir is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.fspath(base_dir)
@@ -280,7 +288,9 @@ def find_inputs(
     def attempt(sizes: dict[str, int], scalar: int) -> Feeds | OnnxPruneError:
         elements = max((math.prod(shape_of(spec, sizes)) for spec in specs), default=0)
         if elements > _MAX_TRIED and not sizes.keys() <= given.keys():
-            return UnsupportedModel("too large to be tried")
+            return UnsupportedModel(
+                f"the model's inputs are too large to be tried: {elements:,} elements"
+            )
         feeds = fill(specs, rows, sizes, scalar, seed)
         try:
             run(live, feeds)

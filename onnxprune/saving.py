@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import mmap
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, StringStringEntryProto, TensorProto
 
-from .errors import UsageError, WriteFailed
-from .model import Model, graphs, is_external, replace_value, stored, tensor_array
+from .atomic import move, scratch, sync, writing
+from .errors import UsageError
+from .model import LARGEST, Model, graphs, is_external, replace_value, stored, tensor_array
 from .wire import byte_size, pieces
 
 #: External tensors start at multiples of this, so that they can be mapped into memory.
@@ -21,8 +21,6 @@ _ALIGNMENT = 4096
 _INLINE = 1024
 #: The same for what stands in attributes: fewer tools can read those from other files.
 _INLINE_ATTRIBUTE = 2**20
-#: protobuf can't hold more than this in one message (bytes).
-_LIMIT = 2**31 - 2**20
 
 
 def check_target(output: Path, sources: Iterable[Path], force: bool) -> None:
@@ -31,7 +29,7 @@ def check_target(output: Path, sources: Iterable[Path], force: bool) -> None:
     Raises UsageError where it is one of the inputs, no ordinary file, or there already; WriteFailed
     where its folder can't be entered.
     """
-    with _writing(output):
+    with writing(output):
         for source in sources:
             if output.exists() and source.exists() and output.samefile(source):
                 raise UsageError(f"{output}: the output is an input; name another file")
@@ -52,15 +50,8 @@ def data_file(output: Path) -> Path:
 
 def sources(model: Model) -> list[Path]:
     """The files that a model was read from: its own, and those in which it keeps weights."""
-    places = {
-        entry.value
-        for tensor in model.constants.values()
-        if is_external(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
     own = [model.path] if model.path else []
-    return own + [model.base_dir / place for place in sorted(places)]
+    return own + sorted(model.files)
 
 
 def save(
@@ -78,25 +69,73 @@ def save(
 
     Raises WriteFailed; nothing is left half written then.
     """
-    external = external or byte_size(proto) > _LIMIT
+    external = external or byte_size(proto) > LARGEST
     model = proto
     if external or any(is_external(t) for graph in graphs(proto.graph) for _, t in stored(graph)):
         model = ModelProto()
         model.CopyFrom(proto)
-    with _writing(output), _scratch(output) as folder:
+    with writing(output), scratch(output) as folder:
         draft, data = folder / output.name, folder / data_file(output).name
         if external:
             _move_out(model, data, base_dir)
         else:
             inline_all(model, base_dir)
-        with open(draft, "wb") as file:
-            file.writelines(pieces(model))
-            _sync(file)
+        _write(model, draft)
         if check is not None:
             check(draft)
         if external:
-            os.replace(data, data_file(output))
-        os.replace(draft, output)
+            _switch(model, draft, data, output)
+        else:
+            move(draft, output)
+
+
+def _write(model: ModelProto, path: Path) -> None:
+    with open(path, "wb") as file:
+        file.writelines(pieces(model))
+        sync(file)
+
+
+def _switch(model: ModelProto, draft: Path, data: Path, output: Path) -> None:
+    """Put a model and its data in their places, so that there is a whole model at every moment.
+
+    Two files can't be replaced in one step. Where the model that is there names the file that the
+    data goes to, a copy of the new data is there under another name meanwhile, and the new model
+    names that. (A second name for one file would be quicker, but onnx refuses data in such files.)
+    """
+    final = data_file(output)
+    meanwhile = final.with_name(final.name + ".onnxprune-new")
+    if _names(output, final.name):
+        between, copy = draft.with_name("between"), draft.with_name("copy")
+        _rename_data(model, meanwhile.name)
+        _write(model, between)
+        with open(data, "rb") as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            sync(target)
+        move(copy, meanwhile)
+        move(between, output)
+    move(data, final)
+    move(draft, output)
+    meanwhile.unlink(missing_ok=True)
+
+
+def _names(output: Path, location: str) -> bool:
+    """Whether a model that is there, if there is one, has its data in the file `location`."""
+    entry = StringStringEntryProto(key="location", value=location).SerializeToString()
+    if not output.exists() or not output.stat().st_size:
+        return False
+    with (
+        open(output, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found,
+    ):
+        return found.find(entry) >= 0
+
+
+def _rename_data(model: ModelProto, location: str) -> None:
+    for graph in graphs(model.graph):
+        for _, tensor in stored(graph):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = location
 
 
 def inline_all(proto: ModelProto, base_dir: Path) -> None:
@@ -134,7 +173,7 @@ def _move_out(proto: ModelProto, data: Path, base_dir: Path) -> None:
                 for key, value in entries:
                     entry = tensor.external_data.add()
                     entry.key, entry.value = key, str(value)
-        _sync(file)
+        sync(file)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -149,30 +188,10 @@ def pending(path: Path, data: bytes) -> Iterator[None]:
 
     Raises WriteFailed.
     """
-    with _writing(path), _scratch(path) as folder:
+    with writing(path), scratch(path) as folder:
         draft = folder / path.name
         with open(draft, "wb") as file:
             file.write(data)
-            _sync(file)
+            sync(file)
         yield
-        os.replace(draft, path)
-
-
-@contextlib.contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, so that moving a file from it is one step; removed in any case."""
-    with tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=path.parent) as name:
-        yield Path(name)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteFailed(f"{path}: can't be written: {error.strerror or error}") from error
+        move(draft, path)

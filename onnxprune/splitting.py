@@ -47,7 +47,8 @@ class _Splitter:
         self.listed = {value.name for value in proto.graph.input}
 
     def _add(self, graph: GraphProto, tensor: TensorProto, name: str = "") -> None:
-        if sum(dim > 1 for dim in tensor.dims) == 1 and 0 not in tensor.dims:
+        dims = tensor.dims[:]
+        if sum(dim > 1 for dim in dims) == 1 and 0 not in dims:
             self.owners[name or tensor.name] = graph, tensor
 
     def run(self) -> dict[str, str]:
@@ -57,7 +58,7 @@ class _Splitter:
             for graph in graphs(self.proto.graph)
             for node in graph.node
             if not (node.op_type == "Identity" and node.output[0] in behind)
-            for i, name in enumerate(node.input)
+            for i, name in enumerate(node.input[:])
             if behind.get(name, name) in self.owners
         ]
         direct = Counter(node.input[i] for node, i in uses if node.input[i] not in behind)

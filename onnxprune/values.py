@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from .axes import Axis, Concat, Dim, Product, product, resolve
-from .model import SMALL, Array
+from .model import SMALL, Array, tensor_array
 
 if TYPE_CHECKING:
     from .network import Network
@@ -93,6 +93,8 @@ class Size:
 
 def normal(size: Size) -> Size:
     """`size` with its dims as they are now: those that have become products are multiplied out."""
+    if all(isinstance(axis, Dim) and axis.bound is None for axis in size.dims):  # mostly so
+        return size
     factor, dims = size.factor, []
     for axis in map(resolve, size.dims):
         for part in axis.parts if isinstance(axis, Product) else (axis,):
@@ -124,9 +126,9 @@ def axis_of(element: object) -> Axis | None:
 
 def size_of(axis: Axis) -> object:
     """The size of an axis as an element."""
-    axis = resolve(axis)
     if axis.size is not None:
         return axis.size
+    axis = resolve(axis)
     if isinstance(axis, Dim):
         return Size(1, (axis,))
     if isinstance(axis, Concat):
@@ -149,8 +151,11 @@ def has_values(op: Op) -> bool:
     if op.kind in _SOURCES:
         return True
     values, constants = op.network.values, op.network.model.constants
-    known = [name in values or name in constants for name in op.inputs if name]
-    return any(known) if op.kind == "Concat" else all(known)
+    one = op.kind == "Concat"  # of sizes, of which some may be data; all others need all of them
+    for name in op.inputs:
+        if name and (name in values or name in constants) == one:
+            return one
+    return not one
 
 
 def compute(op: Op) -> None:
@@ -159,20 +164,28 @@ def compute(op: Op) -> None:
     operands: list[Array | None] = []
     for name in op.inputs if op.kind not in _SOURCES else ():
         value = network.value_of(name) if name else None
-        if value is None and op.kind == "Concat":  # of sizes, of which one may be data
-            value = unknown(network, name)
         if value is None and name:
-            return
+            if op.kind == "Concat":
+                value = unknown(network, name)
+            if value is None:
+                return
         operands.append(value)
     try:
         found = OPERATORS[op.kind](op, *operands)
-    except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, KeyError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return  # malformed or beyond this arithmetic
-    if found is None or found.size > SMALL:
+    if found is None or found.size > SMALL or _beyond(found):
         return
     network.values[op.outputs[0]] = found
     if op.kind in _SOURCES or (op.kind not in _FILLED and _are_sizes(op, operands)):
         network.sizes.add(op.outputs[0])
+
+
+def _beyond(found: Array) -> bool:
+    """Whether a number is larger than any size: multiplied on, it would grow without end."""
+    if not found.dtype.hasobject:
+        return False
+    return any(isinstance(n, int) and abs(n) >= 2**63 for n in found.ravel().tolist())
 
 
 #: Operators that ask for sizes, and those that make a tensor of a given size, which may be data.
@@ -210,7 +223,7 @@ def unknown(network: Network, name: str) -> Array | None:
 
 
 def _objects(array: Array) -> Array:
-    return array if array.dtype == object else array.astype(object)
+    return array if array.dtype.hasobject else array.astype(object)
 
 
 def _each(
@@ -221,6 +234,8 @@ def _each(
 
     def apply(op: Op, *operands: Array) -> Array:
         nonlocal ufunc
+        if math.prod(np.broadcast_shapes(*(array.shape for array in operands))) > SMALL:
+            raise ValueError("too many for sizes")
         if plain is not None and not any(array.dtype.hasobject for array in operands):
             return np.asarray(plain(*operands))
         if ufunc is None or ufunc.nin != len(operands):
@@ -234,6 +249,12 @@ def _div(a: Any, b: Any) -> Any:
     if isinstance(a, (int, np.integer)) and isinstance(b, (int, np.integer)):
         return math.trunc(a / b) if abs(a) < 2**52 else a // b  # towards zero, as in C
     return a // b if isinstance(a, Size) or isinstance(b, Size) else a / b
+
+
+def _pow(a: Any, b: Any) -> Any:
+    if abs(b) > 64 and abs(a) > 1:
+        raise OverflowError("no size is as large")
+    return a**b
 
 
 def _numbers(
@@ -261,7 +282,7 @@ def _where(c: Any, a: Any, b: Any) -> Any:
 
 
 def _shape(op: Op) -> Array | None:
-    axes = op.network.axes_of(op.node.input[0])
+    axes = op.network.axes_of(op.inputs[0])
     if axes is None:
         return None
     start, end = shape_range(op, len(axes))
@@ -275,7 +296,7 @@ def shape_range(op: Op, rank: int) -> tuple[int, int]:
 
 
 def _size(op: Op) -> Array | None:
-    axes = op.network.axes_of(op.node.input[0])
+    axes = op.network.axes_of(op.inputs[0])
     if axes is None:
         return None
     total: Any = 1
@@ -284,11 +305,8 @@ def _size(op: Op) -> Array | None:
     return np.array(total, dtype=object)
 
 
-def _cast(op: Op, x: Array) -> Array:
-    kind = op.attr("to")
-    if kind in (onnx.TensorProto.STRING,):
-        raise ValueError("no shape is made of strings")
-    whole = kind in (
+_WHOLE = frozenset(
+    {
         onnx.TensorProto.INT64,
         onnx.TensorProto.INT32,
         onnx.TensorProto.INT16,
@@ -296,7 +314,15 @@ def _cast(op: Op, x: Array) -> Array:
         onnx.TensorProto.UINT8,
         onnx.TensorProto.UINT64,
         onnx.TensorProto.UINT32,
-    )
+    }
+)
+
+
+def _cast(op: Op, x: Array) -> Array:
+    kind = op.attr("to")
+    if kind == onnx.TensorProto.STRING:
+        raise ValueError("no shape is made of strings")
+    whole = kind in _WHOLE
     flat = [int(e) if whole and is_number(e) else e for e in x.ravel().tolist()]
     return np.array([*flat, None], dtype=object)[:-1].reshape(x.shape)
 
@@ -350,7 +376,7 @@ def _reshape(op: Op, x: Array, shape: Array | None = None) -> Array:
 
 
 def _concat(op: Op, *xs: Array) -> Array:
-    if any(x.dtype == object for x in xs):
+    if any(x.dtype.hasobject for x in xs):
         xs = tuple(map(_objects, xs))
     return np.concatenate(xs, axis=op.attr("axis", 0))
 
@@ -359,11 +385,12 @@ def _constant_of_shape(op: Op, shape: Array) -> Array | None:
     if not all(map(is_number, shape.ravel().tolist())):
         return None
     dims = [int(n) for n in shape.ravel().tolist()]
-    if np.prod(dims, dtype=np.float64) > 4096:
+    if math.prod(dims) > SMALL:
         return None
     tensor = op.attr("value")
-    fill = onnx.numpy_helper.to_array(tensor).ravel()[0] if tensor is not None else np.float32(0)
-    return np.full(dims, fill)
+    if tensor is None:
+        return np.zeros(dims, np.float32)
+    return np.full(dims, tensor_array(tensor, op.network.model.base_dir).ravel()[0])
 
 
 def _range(op: Op, start: Array, limit: Array, delta: Array) -> Array | None:
@@ -428,7 +455,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Floor": _each(lambda a: math.floor(a) if is_number(a) else a),
     "Ceil": _each(lambda a: math.ceil(a) if is_number(a) else a),
     "Sqrt": _numbers(lambda a: math.sqrt(a)),
-    "Pow": _numbers(lambda a, b: a**b),
+    "Pow": _numbers(_pow),
     "Min": _min,
     "Max": _max,
     "Abs": _numbers(abs),

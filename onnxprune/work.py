@@ -29,6 +29,7 @@ from .groups import Group, find_groups
 from .importance import Importance, Scores
 from .infer import infer
 from .inspection import look_into, share_left
+from .integrity import check_unchanged
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load, readable
 from .measure import count
@@ -43,6 +44,7 @@ from .report import GroupResult, Report, target_result
 from .rewrite import rewrite
 from .runtime import FoundInputs, find_inputs
 from .tables import with_user_rules
+from .trust import trust
 from .verify import check_file, checks_out, same_function, verify
 from .version import __version__
 
@@ -66,6 +68,11 @@ class Result:
     def model(self) -> ModelProto:
         """The pruned model. Weights that were in other files are in it."""
         return inlined(self._pruned, self._network.model.base_dir)
+
+    @property
+    def unsaved(self) -> ModelProto:
+        """The pruned model as it stands: weights that were in other files still are."""
+        return self._pruned
 
     @property
     def reference(self) -> ModelProto:
@@ -97,6 +104,7 @@ def write(model: Model, made: ModelProto, output: Path, force: bool, verified: b
     if model.external:
         saving.check_target(saving.data_file(output), sources, force)
     checked = verified and checks_out(model.path, model.proto)
+    check_unchanged({file: stamp for file, stamp in model.files.items() if file != model.path})
     saving.save(made, output, model.base_dir, model.external, check_file if checked else None)
 
 
@@ -130,11 +138,16 @@ class Work:
             for group in self.groups:
                 group.exact = group.dim in exact
 
+    def _read_from(self) -> tuple[ModelProto, Path | None] | None:
+        """What the checker is asked about where a stage goes wrong; None before it is loaded."""
+        model = getattr(self, "original", None)
+        return None if model is None else (model.proto, model.path)
+
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         self.progress(name)
         start = time.perf_counter()
-        with readable(self.name):
+        with readable(self.name, self._read_from):
             yield
         self.timings[name] = round(time.perf_counter() - start, 4)
 
@@ -183,7 +196,7 @@ class Work:
     ) -> Planner:
         """Score the groups: what is to be known for choosing."""
         if threads < 1:
-            raise UsageError(f"{threads} threads")
+            raise UsageError(f"threads={threads}; write a whole number of 1 and more")
         groups = chooser.apply(self.network, self.groups)
         if not groups:
             raise NotPrunable(self._why_not(bool(self.groups)))
@@ -298,7 +311,7 @@ class Work:
         """Rewrite the model, check it, refit it where that is asked for, measure it."""
         model, network = self.model, self.network
         if threads < 1:
-            raise UsageError(f"{threads} threads")
+            raise UsageError(f"threads={threads}; write a whole number of 1 and more")
         if max_drop is not None and not evaluated:
             raise UsageError("--max-drop needs --eval: data to measure the drop on")
         choice = choice_of(made, network, self.groups)
@@ -327,7 +340,8 @@ class Work:
         with self._stage("count"):
             # The file is not read again: the reference is it, but for the copies in it.
             first = self.original
-            file = first.path or first.proto
+            # What came from outside of its folder is in the model now, and not beside the file.
+            file = first.proto if trust().outside_data else first.path or first.proto
             report.before = count(file, shapes, loaded=first.proto, without=first.copies)
             report.after = count(pruned, shapes)
         if self.provenance:  # behind the count: it is no part of what the model costs

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
 from onnxprune import saving, work
 from onnxprune.cli import main
+from onnxprune.words import counted, near
 from tests.graphs import assert_same, make, node, perceptron, shapes, two_convs, weight
 from tests.test_selection import tiny
 
@@ -92,7 +94,7 @@ def test_prune(model: Path, out: Path) -> None:
     result = invoke("prune", model, "-o", out, *QUICK)
     assert result.exit_code == 0
     assert not result.stdout
-    for words in ("parameters", "MACs", "bytes", "1 of 1 groups pruned", "Certified", str(out)):
+    for words in ("parameters", "MACs", "bytes", "1 of 1 group pruned", "Certified", str(out)):
         assert words in result.stderr
     assert shapes(onnx.load(out))["w1"] == (4, 3, 3, 3)
     assert list(contents(out.parent)) == ["pruned.onnx"]
@@ -196,7 +198,7 @@ def foreign() -> ModelProto:
 def test_rules_of_one_s_own(tmp_path: Path) -> None:
     path = tmp_path / "own.onnx"
     onnx.save(foreign(), path)
-    assert "own.Magic: 1 nodes" in invoke("rules", "--missing", path).stdout
+    assert "own.Magic: 1 node\n" in invoke("rules", "--missing", path).stdout
     table = tmp_path / "own.toml"
     table.write_text('["own.Magic"]\naxes = "n i *s, o i *k, o -> n o *s"\nscore = [1]\n')
     assert "every operator" in invoke("rules", "--missing", path, "--rules", table).stdout
@@ -207,7 +209,7 @@ def test_rules_of_one_s_own(tmp_path: Path) -> None:
     refused(invoke("inspect", path, "--rules", tmp_path / "none.toml"), 2, "none.toml")
 
 
-@pytest.mark.parametrize("verb", ["", "prune", "plan", "apply", "inspect", "compare", "bench"])
+@pytest.mark.parametrize("verb", ["", *main.commands])
 def test_help(verb: str) -> None:
     for flag in ("-h", "--help"):
         result = invoke(*[verb][: bool(verb)], flag)
@@ -812,9 +814,9 @@ def test_a_full_disk_leaves_nothing(
     if moment == "write":
         monkeypatch.setattr(saving, "open", full, raising=False)
     elif moment == "sync":
-        monkeypatch.setattr(saving.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     else:
-        monkeypatch.setattr(saving.os, "replace", full)
+        monkeypatch.setattr(os, "replace", full)
     plan = out.with_name("plan.json")
     before = contents(tmp_path)
     result = invoke("prune", path, "-o", out, "--plan-out", plan, *QUICK)
@@ -846,7 +848,7 @@ def interrupt(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     sum(range(10**7))  # the signal is delivered between two instructions
 
-target = {"certify": (work, "certify"), "write": (saving, "_sync"), "load": (work, "load")}
+target = {"certify": (work, "certify"), "write": (saving, "sync"), "load": (work, "load")}
 setattr(*target[sys.argv.pop(1)], interrupt)
 main()
 """
@@ -1023,3 +1025,89 @@ def test_integer_inputs_and_dynamic_sizes(tmp_path: Path, out: Path) -> None:
     )
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["certificate"]["ok"]
+
+
+def test_counts() -> None:
+    assert counted(1, "node") == "1 node" and counted(0, "node") == "0 nodes"
+    assert counted(2048, "more node") == "2,048 more nodes"
+    assert counted(1.0, "point") == "1 point" and counted(0.5, "point") == "0.5 points"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "suggested"),
+    [
+        ("cnv", ["Conv", "Relu"], "; nearest: Conv"),
+        ("conv", ["Concat", "Conv"], "; nearest: Conv, Concat"),
+        ("*conv1*", ["/layer1/layer1.0/Conv1/Conv", "/fc/Gemm"], "/layer1/layer1.0/Conv1/Conv"),
+        ("zorblax", ["Conv", "Relu"], ""),
+        ("w", ["weight"], ""),
+        ("", ["weight"], ""),
+    ],
+)
+def test_names_that_may_have_been_meant(given: str, known: list[str], suggested: str) -> None:
+    found = near(given, known)
+    assert found.endswith(suggested) and bool(found) == bool(suggested)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rules", "Cnv"], "no rule for 'Cnv'; nearest: Conv"),
+        (["rules", "conv"], "nearest: Conv,"),
+        (["rules", "Zorblax"], "called like com.microsoft.FusedConv"),
+        (["prnue", "m.onnx"], "there is no verb 'prnue'; nearest: prune"),
+        (["bench", "m.onnx", "--treads", "2"], "there is no option --treads; nearest: --threads"),
+        (["bench", "m.onnx", "--threads", "two"], "'two'; write a whole number of 1 and more"),
+        (["bench", "m.onnx", "--threads", "1.5"], "'1.5'; write a whole number of 1 and more"),
+        (["bench", "m.onnx", "--seconds", "nan"], "'nan'; write a number above 0"),
+        (["sweep", "m.onnx", "--max-cost", "2"], "'2'; write a number above 0 and up to 1"),
+        (["prune", "m.onnx", "--ratio", "half"], "'half'; write a number (see"),
+    ],
+    ids=str,
+)
+def test_plain_words_on_what_can_not_be(arguments: list[str], words: str) -> None:
+    refused(invoke(*arguments), 2, re.escape(words))
+
+
+@pytest.mark.parametrize("verb", ["prune", "bench", "compare", "sweep", "sensitivity"])
+def test_a_report_is_called_html(model: Path, out: Path, verb: str) -> None:
+    places = {"compare": [model], "prune": ["-o", out]}.get(verb, [])
+    page = out.with_name("r.txt")
+    refused(invoke(verb, model, *places, "--report", page), 2, "ends in .html")
+    assert not page.exists() and not out.exists()
+
+
+def test_summaries_are_not_cut() -> None:
+    assert "..." not in invoke("--help").stdout.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "typed", "offered"),
+    [
+        ("prune", "--criterion", "group-l", {"group-l1", "group-l2", "group-lp:"}),
+        ("sweep", "--criterion", "lamp,bn", {"lamp,bn-scale"}),
+        ("sweep", "--scope", "g", {"global"}),
+        ("prune", "--scope", "g", {"global"}),
+        ("prune", "--metric", "top", {"top-1", "top-5"}),
+    ],
+)
+def test_the_shell_completes_names(verb: str, option: str, typed: str, offered: set[str]) -> None:
+    complete = ShellComplete(main, {}, "onnxprune", "_ONNXPRUNE_COMPLETE")
+    assert {each.value for each in complete.get_completions([verb, option], typed)} == offered
+
+
+def test_called_with_arguments_it_runs_in_the_caller(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that calls `main([...])` gets the words in its own streams, and SystemExit."""
+    with pytest.raises(SystemExit) as left:
+        main(["rules", "Conv"])
+    assert left.value.code == 0 and "Conv" in capsys.readouterr().out
+
+
+def test_called_without_arguments_it_ends_by_system_exit(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The fork must not end the process that called it by any other way."""
+    monkeypatch.setattr(sys, "argv", ["onnxprune", "rules", "Conv"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0 and "Conv" in capfd.readouterr().out

@@ -79,13 +79,13 @@ def test_the_opposite_of_a_flag(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ratoi = 0.5", "did you mean ratio"),
+        ("ratoi = 0.5", "nearest: ratio"),
         ("ratio = 2", "outside of"),
         ("ratio = true", "a value"),
         ("exact-only = 1", "true or false"),
         ("ratio = [0.5]", "one value"),
         ("[plan]\nno-verify = true", "plan has no option"),
-        ("[plna]\nratio = 0.5", "did you mean plan"),
+        ("[plna]\nratio = 0.5", "nearest: plan"),
         ("ratio = ", "not TOML"),
     ],
 )

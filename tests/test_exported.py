@@ -505,3 +505,19 @@ def test_anchors_of_maps_of_unknown_size_stay() -> None:
         },
     )
     assert kept(made) == {"stem": (8, 4)}
+
+
+def test_a_type_that_is_asked_of_a_tensor_does_not_pin_it() -> None:
+    """torch without its optimizer: `x + alpha * y` has `CastLike(alpha, y)`."""
+    made = make(
+        [
+            node("Gemm", ["x", "w1"], ["h"]),
+            node("CastLike", ["alpha", "h"], ["a"]),
+            node("Mul", ["h", "a"], ["s"]),
+            node("Gemm", ["s", "w2"], ["y"]),
+        ],
+        {"x": ["N", 4]},
+        {"y": ["N", 3]},
+        {"w1": weight("w1", 4, 8), "w2": weight("w2", 8, 3), "alpha": np.array(2, np.int64)},
+    )
+    assert kept(made) == {"w1": (8, 4)}

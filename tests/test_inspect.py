@@ -9,10 +9,12 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 import onnxprune
 from models import resnet
 from onnxprune.advice import advice
+from onnxprune.attribution import numbered, origins
 from onnxprune.cli import main
 from onnxprune.dot import dot
 from tests.graphs import make, node, two_convs, weight
@@ -93,7 +95,7 @@ def test_a_group_may_be_named_by_a_member(model: Path) -> None:
 
 def test_a_misspelt_group_has_suggestions(model: Path) -> None:
     result = invoke("inspect", model, "--group", "w11")
-    assert result.exit_code == 2 and "did you mean" in result.stderr and "w1" in result.stderr
+    assert result.exit_code == 2 and "nearest: " in result.stderr and "w1" in result.stderr
 
 
 def test_dot_has_every_group_and_member_once(tmp_path: Path) -> None:
@@ -126,3 +128,72 @@ def test_dot_file_and_json_together(model: Path, tmp_path: Path) -> None:
     assert invoke("inspect", model, "--dot", target).exit_code == 2
     assert invoke("inspect", model, "--dot", target, "--force").exit_code == 0
     assert invoke("inspect", model, "--dot", model, "--force").exit_code == 2
+
+
+def test_times_are_those_of_the_kernels_on_a_group_s_channels() -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], name="one", pads=[1] * 4),
+        node("Relu", ["c1"], ["r1"]),
+        node("Conv", ["r1", "w2"], ["c2"], name="two", pads=[1] * 4),
+        node("Relu", ["c2"], ["r2"]),
+        node("Conv", ["r2", "w3"], ["y"], name="three"),
+    ]
+    # The group of w2 and w3 has next to nothing to do but in `two`, which w1 is read by, too.
+    weights = {"w1": weight("w1", 64, 64, 3, 3), "w2": weight("w2", 16, 64, 3, 3)}
+    weights["w3"] = weight("w3", 4, 16, 1, 1)
+    model = make(nodes, {"x": [1, 64, 32, 32]}, {"y": [1, 4, 32, 32]}, weights)
+    plain, found = onnxprune.inspect(model), onnxprune.inspect(model, time=True)
+    assert plain.ms is None and all(group.ms is None for group in plain.groups)
+    ms = {group.name: group.ms or 0.0 for group in found.groups}
+    assert found.ms is not None and ms.keys() == {"w1", "w2"}
+    assert 0 < ms["w2"] < ms["w1"] <= found.ms
+    assert sum(found.ms_elsewhere.values()) < found.ms - ms["w1"] + 1e-9
+
+
+def test_kernels_stand_for_the_nodes_that_they_were_made_of() -> None:
+    graph = make(
+        [
+            node("Conv", ["x", "w1"], ["a"]),
+            node("Conv", ["x", "w2"], ["b"]),
+            node("Add", ["a", "b"], ["s"]),
+            node("Relu", ["s"], ["r"]),
+            node("MatMul", ["r", "v"], ["y"]),
+        ],
+        {"x": [1, 16, 4, 4]},
+        {"y": [1, 16, 4, 4]},
+        {
+            "w1": weight("w1", 16, 16, 1, 1),
+            "w2": weight("w2", 16, 16, 1, 1),
+            "v": weight("v", 4, 4),
+        },
+    ).graph
+    names = [("Conv", "r_nchwc"), ("Conv", "a_nchwc_token_3"), ("ReorderOutput", "ReorderOutput")]
+    names += [("FusedMatMul", "#4#/MatMulScaleFusion/"), ("QLinearConv", "#0##1#")]
+    names += [("AveragePool", "x_nchwc"), ("Conv", "unheard_nchwc")]
+    found = origins(dict.fromkeys(names[:4], (1.0, 1.0)), graph)
+    # The sum and its activation are one kernel with that convolution which is not its own.
+    assert list(found.values()) == [[1], [0], [], [4]]
+    assert list(origins(dict.fromkeys(names[4:], (1.0, 1.0)), graph).values()) == [[0, 1], [], []]
+
+
+def test_bodies_are_called_as_the_node_around_them() -> None:
+    body = helper.make_graph(
+        [node("Neg", ["x"], ["b"])], "body", [], [helper.make_tensor_value_info("b", 1, [2])]
+    )
+    branch = node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    model = make([node("Abs", ["x"], ["z"]), branch], {"x": [2]}, {"y": [2]}, {})
+    found = numbered(model).graph.node
+    assert [each.name for each in found] == ["#0#", "#1#"]
+    assert {a.g.node[0].name for a in found[1].attribute} == {"#1#"}
+    assert [each.name for each in model.graph.node] == ["", ""]
+
+
+def test_time_is_shown_where_it_is_asked_for(model: Path) -> None:
+    plain, timed = invoke("inspect", model), invoke("inspect", model, "--time")
+    assert "of one run" not in plain.stdout and " ms (" not in plain.stdout
+    assert re.search(r"w1 .* ms \(\d+ %\)", timed.stdout), timed.stdout
+    assert "in kernels of one run" in timed.stdout
+    shown = invoke("inspect", model, "--time", "--group", "w1")
+    assert "of the time" in shown.stdout
+    wrong = invoke("inspect", model, "--time", "--input-shapes", "x:1,3,9")
+    assert wrong.exit_code == 2 and "'x'" in wrong.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.lossless import Removable, find_removable, fold
 from onnxprune.lossless.facts import ONES, alike
+from onnxprune.model import Model
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import make_inputs, run, session
 from onnxprune.tables import with_user_rules
@@ -372,6 +374,45 @@ def test_many_rows_of_one_kind_are_one_label() -> None:
     labels, scale = alike(np.repeat([[2.0], [-1.0], [0.0]], 10_000, axis=0))
     assert len(set(labels.tolist())) == 2 and (labels[20_000:] == ONES).all()
     assert set(scale.tolist()) == {2.0, -1.0, 0.0}
+
+
+def test_rows_that_lie_across_memory_are_summed_up_exactly() -> None:
+    """As of a MatMul's weight, where float32 would lose more digits than rows may differ by."""
+    w = np.random.default_rng(0).random((30_000, 40), dtype=np.float32)
+    w[:, 20:] = w[:, :20] * np.float32(2.3)
+    labels, scale = alike(w.T)
+    assert (labels[20:] == labels[:20]).all() and len(set(labels.tolist())) == 20
+    assert np.allclose(scale[20:] / scale[:20], 2.3)
+    bias = np.ones((40, 1))  # not in proportion
+    labels, _ = alike(w.T, 1e4 * bias)
+    assert len(set(labels.tolist())) == 40
+    labels, _ = alike(w.T, within=np.arange(40) // 30)
+    assert len(set(labels.tolist())) == 30
+
+
+def test_large_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Add", ["h", "b1"], ["a"]),
+            node("Relu", ["a"], ["r"]),
+            node("MatMul", ["r", "w2"], ["y"]),
+        ],
+        {"x": ["N", 64]},
+        {"y": ["N", 64]},
+        {"w1": weight("w1", 64, 128), "b1": weight("b1", 128), "w2": weight("w2", 128, 64)},
+    )
+    network = infer(load(model), with_user_rules(()))
+    groups, reads = find_groups(network), Counter[str]()
+    read = Model.read
+
+    def counted(self: Model, name: str) -> Array:
+        reads[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(Model, "read", counted)
+    assert find_removable(network, groups) == []
+    assert reads["w1"] == reads["w2"] == 1
 
 
 def upsampled(mode: str) -> ModelProto:

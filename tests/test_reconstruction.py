@@ -15,7 +15,8 @@ from onnxprune.groups import Group, find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.network import Network
-from onnxprune.reconstruction import operators, solve
+from onnxprune.reconstruction import operators, pairs, solve
+from onnxprune.reconstruction.conjugate import Gather, Solver, Tangent
 from onnxprune.reconstruction.eliminate import Consumer, eliminate
 from onnxprune.reconstruction.gram import Gram
 from onnxprune.reconstruction.parts import cut
@@ -292,7 +293,7 @@ def test_the_last_layer_is_the_least_squares_fit(kind: str) -> None:
     """The refitted model does as well on its calibration data as lstsq on its hidden layer."""
     proto, group, data = _two_layers(kind)
     data = data.astype(np.float32)
-    network, choice, walked = refit(proto, {group: range(5)}, data)
+    network, choice, walked = refit(proto, {group: range(5)}, data, pairs=False)
     plain = cut(network, find_sites(network)[0], choice).model
     wanted = outputs(proto, data)
     before = np.square(outputs(plain, data) - wanted).sum()
@@ -456,3 +457,171 @@ def test_recurrent_layers_are_refitted(kind: str, direction: str) -> None:
     error = np.square(outputs(walked.model, data) - wanted).sum()
     assert error < 0.9 * np.square(outputs(plain, data) - wanted).sum()
     onnx.checker.check_model(walked.model)
+
+
+# -- pairs ---------------------------------------------------------------------------------------
+
+
+def _pair(kind: str) -> tuple[ModelProto, str, np.ndarray]:
+    """Two layers around a function, the group between them, and data."""
+    rng = RNG(21)
+    if kind == "conv":
+        nodes = [
+            helper.make_node("Conv", ["x", "w1", "b1"], ["h"], pads=[1] * 4),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Conv", ["r", "w2"], ["y"], pads=[1] * 4, strides=[2, 2]),
+        ]
+        weights = {
+            **{"w1": rng.normal(size=(12, 3, 3, 3)), "b1": rng.normal(size=12)},
+            "w2": rng.normal(size=(5, 12, 3, 3)),
+        }
+        return model(nodes, weights, [None, 3, 8, 8]), "w1", rng.normal(size=(192, 3, 8, 8))
+    if kind == "depthwise":
+        nodes = [
+            helper.make_node("Conv", ["x", "w1", "b1"], ["h"]),
+            helper.make_node("Clip", ["h", "low", "high"], ["r"]),
+            helper.make_node("Conv", ["r", "w2"], ["d"], pads=[1] * 4, group=12),
+            helper.make_node("Relu", ["d"], ["e"]),
+            helper.make_node("Conv", ["e", "w3"], ["y"]),
+        ]
+        weights = {
+            **{"w1": rng.normal(size=(12, 3, 1, 1)), "b1": rng.normal(size=12)},
+            **{"w2": rng.normal(size=(12, 1, 3, 3)), "w3": rng.normal(size=(5, 12, 1, 1))},
+            **{"low": np.array(0.0), "high": np.array(2.0)},
+        }
+        return model(nodes, weights, [None, 3, 8, 8]), "w1", rng.normal(size=(192, 3, 8, 8))
+    weights = {"w1": rng.normal(size=(6, 16)), "w2": rng.normal(size=(16, 4))}
+    data = rng.normal(size=(192, 10, 6))
+    if kind == "gelu":  # as exporters write it: Erf and constants, a bias behind the product
+        nodes = [
+            helper.make_node("MatMul", ["x", "w1"], ["p"]),
+            helper.make_node("Add", ["p", "b1"], ["h"]),
+            helper.make_node("Div", ["h", "root"], ["d"]),
+            helper.make_node("Erf", ["d"], ["e"]),
+            helper.make_node("Add", ["e", "one"], ["f"]),
+            helper.make_node("Mul", ["h", "f"], ["m"]),
+            helper.make_node("MatMul", ["m", "w2"], ["y"]),
+        ]
+        more = {"b1": rng.normal(size=16), "root": np.array(2**0.5), "one": np.array(1.0)}
+        return model(nodes, {**weights, **more}, [None, 10, 6]), "w1", data
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Sigmoid", ["h"], ["s"]),
+        helper.make_node("Mul", ["h", "s"], ["a"]),
+        helper.make_node("MatMul", ["x", "w0"], ["u"]),
+        helper.make_node("Mul", ["a", "u"], ["m"]),
+        helper.make_node("MatMul", ["m", "w2"], ["y"]),
+    ]
+    return model(nodes, {**weights, "w0": rng.normal(size=(6, 16))}, [None, 10, 6]), "w1", data
+
+
+@pytest.mark.parametrize(
+    ("kind", "fed_by", "share"),
+    [("conv", 1, 0.9), ("depthwise", 1, 0.98), ("gelu", 1, 0.9), ("glu", 2, 0.9)],
+)
+def test_a_pair_does_better_than_its_layers_alone(kind: str, fed_by: int, share: float) -> None:
+    proto, group, data = _pair(kind)
+    found = pairs.find_pairs(read(proto)[0], find_sites(read(proto)[0])[0])
+    assert len(found["y"].feeders) == fed_by
+    data = data.astype(np.float32)
+    few, rest = data[:128], data[128:]
+    wanted = outputs(proto, rest)
+
+    def error(together: bool) -> float:
+        _, _, walked = refit(proto, {group: range(8)}, few, pairs=together)
+        return float(np.square(outputs(walked.model, rest) - wanted).sum())
+
+    together, alone = error(True), error(False)
+    assert alone > 1e-3 * np.square(wanted - wanted.mean(0)).sum()
+    assert together < share * alone
+
+
+@pytest.mark.parametrize("between", ["Softmax", "read twice", "output"])
+def test_only_what_is_elementwise_and_read_once_makes_a_pair(
+    between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = RNG(3)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Softmax" if between == "Softmax" else "Tanh", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    weights = {"w1": rng.normal(size=(6, 12)), "w2": rng.normal(size=(12, 4))}
+    if between == "read twice":
+        nodes.append(helper.make_node("MatMul", ["r", "w3"], ["z"]))
+        weights["w3"] = rng.normal(size=(12, 4))
+        nodes.append(helper.make_node("Add", ["y", "z"], ["out"]))
+    proto = model(nodes, weights, [None, 6], "out" if between == "read twice" else "y")
+    if between == "output":
+        proto.graph.output.append(helper.make_tensor_value_info("r", 1, [None, 12]))
+    network, _ = read(proto)
+    found = pairs.find_pairs(network, find_sites(network)[0])
+    if between != "Softmax":
+        assert "y" not in found
+        return
+    assert "y" in found  # of the same shape; what it does is known when it is run
+    shares: list[float] = []
+
+    def watched(*given: Any) -> float:
+        shares.append(pairs.refit_pair(*given))
+        return shares[-1]
+
+    monkeypatch.setattr("onnxprune.reconstruction.walk.refit_pair", watched)
+    data = rng.normal(size=(512, 6)).astype(np.float32)
+    monkeypatch.setattr("onnxprune.reconstruction.walk.reached", lambda *_: {"y"})
+    sites, _ = find_sites(network)
+    model_ = cut(network, sites, {})
+    weight = next(t for t in model_.model.graph.initializer if t.name == "w2")
+    weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), "w2"))
+    batches = [{"x": data[i : i + 64]} for i in range(0, 512, 64)]
+    walk(network, sites, model_, {}, batches, Settings())
+    assert shares == [1.0]
+
+
+def test_the_solver_solves_the_least_squares_problem() -> None:
+    """Undamped and iterated long enough, conjugate gradients give what lstsq gives for J."""
+    rng = RNG(5)
+    n, k, m, o = 40, 4, 3, 2
+    x, slopes = (rng.normal(size=(1, n, size)).astype(np.float32) for size in (k, m))
+    h, missing = (rng.normal(size=(1, n, size)).astype(np.float32) for size in (m, o))
+    reader = rng.normal(size=(1, m, o)).astype(np.float32)
+    gather = Gather(np.arange(1, m + 1).reshape(1, 1, m), m)
+    tangent = Tangent([x], [slopes], [gather], h, missing)
+    weights = [(np.zeros((1, k, m)), np.zeros((1, m))), (np.zeros((1, m, o)), np.zeros((1, o)))]
+    emphasis = np.ones((1, 1, o), np.float32)
+    step = Solver([tangent], weights, reader, emphasis, 1e-9).solve(200)
+    columns = []
+    one = np.concatenate([x[0], np.ones((n, 1))], axis=1)
+    for i in range(m):
+        for j in range(k + 1):
+            z = np.zeros((n, m))
+            z[:, i] = one[:, j] * slopes[0, :, i]
+            columns.append((z @ reader[0]).ravel())
+    two = np.concatenate([h[0], np.ones((n, 1))], axis=1)
+    for i in range(m + 1):
+        for j in range(o):
+            y = np.zeros((n, o))
+            y[:, j] = two[:, i]
+            columns.append(y.ravel())
+    jacobian = np.stack(columns, axis=1)
+    best = np.linalg.lstsq(jacobian, missing.ravel(), rcond=None)[0]
+    (w, b), (v, c) = step
+    mine = np.concatenate([np.vstack([w[0], b]).T.ravel(), np.vstack([v[0], c]).ravel()])
+    target = missing.ravel()
+    least = np.square(jacobian @ best - target).sum()
+    assert np.square(jacobian @ mine - target).sum() == pytest.approx(least, rel=1e-3)
+    assert least < 0.95 * np.square(target).sum()
+
+
+def test_gathering_and_its_transpose() -> None:
+    rng = RNG(8)
+    where = rng.integers(0, 7, size=(2, 3, 4))
+    gather = Gather(where, 6)
+    z = rng.normal(size=(1, 5 * 3, 2)).astype(np.float32)  # five units of six elements
+    h = rng.normal(size=(2, 5 * 3, 4)).astype(np.float32)
+    wide = gather(z)
+    units = z.reshape(5, 6)
+    for unit in range(5):
+        padded = np.concatenate([[0], units[unit]])
+        assert np.array_equal(wide.reshape(2, 5, 3, 4)[:, unit], padded[where])
+    assert np.vdot(wide, h) == pytest.approx(np.vdot(z, gather.back(h, z.shape)), rel=1e-5)

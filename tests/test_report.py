@@ -105,6 +105,15 @@ def test_the_figures_are_those_of_the_json(digits: tuple[Path, dict[str, Any]]) 
     assert page.groups == {group["name"]: group["kept"] for group in document["groups"]}
 
 
+def test_what_locks_no_weight_has_no_row(digits: tuple[Path, dict[str, Any]]) -> None:
+    text = (digits[0] / "report.html").read_text(encoding="utf-8")
+    section = text.partition("What could not be removed")[2].partition("</section>")[0]
+    rows = re.findall(r'<td class="reason">([^<]*)</td><td class="n">([^<]*)</td>', section)
+    assert rows and all(count != "0" for _, count in rows), rows
+    (others,) = re.findall(r"lock none: ([^<]*)\.</p>", section)
+    assert "kernel" in others and not {reason for reason, _ in rows} & set(others.split("; "))
+
+
 def test_hashes_are_those_of_the_files(digits: tuple[Path, dict[str, Any]]) -> None:
     folder, printed = digits
     files = {"model": DIGITS, "output": folder / "out.onnx", "plan": folder / "plan.json"}
@@ -243,7 +252,8 @@ def test_the_report_is_an_output(tmp_path: Path) -> None:
     page.write_text("mine")
     done = invoke("prune", DIGITS, "-o", out, "--report", page)
     assert done.exit_code == 2 and "--force" in done.stderr and page.read_text() == "mine"
-    done = invoke("prune", DIGITS, "-o", out, "--report", out)
+    same = tmp_path / "same.html"
+    done = invoke("prune", DIGITS, "-o", same, "--report", same)
     assert done.exit_code == 2 and "one file" in done.stderr
     done = invoke("bench", DIGITS, "--report", page, "--seconds", "0.1")
     assert done.exit_code == 2 and "--force" in done.stderr
@@ -292,10 +302,10 @@ def test_kernels_are_summed_by_operator() -> None:
         # What an If runs inside of it is not counted twice.
         *(each for ts in (161, 261) for each in (kernel("Relu", ts + 2, 5), kernel("If", ts, 20))),
     ]
-    found, counted = profiling.by_operator([*runs, *kernels], 1)
+    found, counted = profiling.by_kernel([*runs, *kernels], 1)
     assert counted == 2
-    assert found == {"Conv": (0.06, 2), "If": (0.015, 1), "Relu": (0.005, 1)}
-    assert profiling.by_operator([]) == ({}, 0)
+    assert profiling.by_operator(found) == {"Conv": (0.06, 2), "If": (0.015, 1), "Relu": (0.005, 1)}
+    assert profiling.by_kernel([]) == ({}, 0)
 
 
 def test_a_profile_of_two_models() -> None:

@@ -66,6 +66,7 @@ def test_plan_inspect_and_mask(build: Any, tmp_path: Path) -> None:
     onnx.save(build(), path)
     check(printed("plan", path, "-o", tmp_path / "plan.json"), "plan")
     check(printed("inspect", path), "inspect")
+    check(printed("inspect", path, "--time"), "inspect")
     check(printed("mask", path, "-o", tmp_path / "masked.onnx", "--no-verify"), "mask")
     for structure in ("2:4", "block:4x1"):
         out = tmp_path / f"{structure[0]}.onnx"
@@ -79,6 +80,18 @@ def test_compare_bench_and_rules(model: Path) -> None:
     check(printed("rules"), "rules")
     check(printed("rules", "--missing", model), "rules --missing")
     check(printed("rules", "--coverage"), "rules --coverage")
+
+
+def test_sensitivity_and_sweep(tmp_path: Path) -> None:
+    data = ROOT / "models" / "digits_test.npz"
+    words = ["--journal", tmp_path / "curves.jsonl", "--at", "0.5,0.75"]
+    check(printed("sensitivity", DIGITS, "--eval", data, *words), "sensitivity")
+    refit = ["--calibration", data, "--reconstruct", "--include", "conv1*"]
+    check(printed("sensitivity", DIGITS, *words, *refit), "sensitivity")
+    words = ["--journal", tmp_path / "sweep.jsonl", "--jobs", "1", "--ratio", "0.01,0.5"]
+    found = printed("sweep", DIGITS, "--eval", data, "--cost", "latency", "--max-drop", "1", *words)
+    check(found, "sweep")
+    assert {trial["status"] for trial in found["trials"]} == {"done", "failed"}
 
 
 def test_a_schema_refuses_what_it_does_not_say(model: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from .. import ort
 from ..certify import Certificate
 from ..display import milliseconds, number, percent
 from ..evaluation import Evaluation
@@ -23,6 +23,7 @@ from ..plans import Plan, PlannedGroup
 from ..report import Report
 from ..tables import operator_name
 from ..version import __version__
+from ..words import counted
 
 #: More tensors than this are not named in a sentence.
 _NAMED = 6
@@ -121,7 +122,7 @@ def latency_cards(found: Benchmark, where: str = "") -> Iterator[Card]:
     interval = ""
     if found.interval:
         interval = f"95 % interval [{found.interval[0]:.2f}, {found.interval[1]:.2f}] ×; "
-    threads = f"{found.threads} thread{'s'[: found.threads != 1]}"
+    threads = counted(found.threads, "thread")
     for title, name in (("Latency, median", "median"), ("Latency, p90", "p90")):
         a = getattr(found.a, name)
         b = getattr(found.b, name) if found.b else None
@@ -137,12 +138,12 @@ def latency_cards(found: Benchmark, where: str = "") -> Iterator[Card]:
             None if b is None else Figure(milliseconds(b), b, f"{where}b.{name}"),
             change,
             b / a if b is not None and a else None,
-            f"{interval}{threads}, {found.rounds} rounds" if first else "",
+            f"{interval}{threads}, {counted(found.rounds, 'round')}" if first else "",
         )
 
 
 def _accuracy(found: Evaluation) -> Iterator[Card]:
-    of = f"of {found.samples:,} samples" if found.samples else ""
+    of = f"of {counted(found.samples, 'sample')}" if found.samples else ""
     metrics = {name: (*pair, f"evaluation.others.{name}") for name, pair in found.others.items()}
     if found.metric and found.before is not None and found.after is not None:
         metrics = {found.metric: (found.before, found.after, ""), **metrics}
@@ -203,7 +204,7 @@ def certificate_words(found: Certificate) -> tuple[str, list[tuple[str, str]]]:
                 "Masking",
                 "The pruned model was compared with the original whose removed channels are set to"
                 f" zero: they differ by {_power(found.masking)}. This can be done where removing"
-                f" equals zeroing, which is {found.exact} of {found.groups} groups.",
+                f" equals zeroing, which is {found.exact} of {counted(found.groups, 'group')}.",
             )
         )
     if found.cut is not None:
@@ -292,7 +293,7 @@ def versions() -> dict[str, str]:
     """What made this, as far as it may matter for making it again."""
     return {
         "onnxprune": __version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
         "Python": platform.python_version(),

@@ -13,6 +13,7 @@ from ..latency import Benchmark
 from ..model import Model
 from ..profiling import Profile, profile
 from ..wire import pieces
+from ..words import counted
 from ..work import Result
 from . import facts, plots
 from .replay import apply_command, command
@@ -23,7 +24,7 @@ _NBSP = "\N{NO-BREAK SPACE}"
 #: What a page may show; the template leaves out what it is not given.
 _PARTS = (
     *("report", "certificate", "groups", "layers", "operators", "pinned", "replay", "names"),
-    *("benchmark", "comparison", "cards", "plot", "replay_notes"),
+    *("benchmark", "comparison", "cards", "plot", "replay_notes", "trials"),
 )
 
 
@@ -73,14 +74,14 @@ def of_result(
     for group in groups:
         if group.removed_scores and drawn < _HISTOGRAMS:
             svg, words = plots.histogram(group.kept_scores, group.removed_scores)
-            group.histogram, group.histogram_words = _markup(svg), words
+            group.histogram, group.histogram_words = markup(svg), words
             drawn += bool(svg)
     refitted = {"reconstruct": report.reconstruction is not None, **(further or {})}
     line, notes = command(report.options, report.model, str(output), refitted)
     if applied is not None:
         notes.insert(0, f"The plan was made so: {line}")
         line = apply_command(report.model, str(applied), str(output), refitted)
-    return _page(
+    return page(
         kind="prune",
         heading=Path(report.model).name or "the model",
         report=report,
@@ -102,7 +103,7 @@ def of_benchmark(found: Benchmark, names: Sequence[str], profiled: Profile | Non
     """The page of a measurement of one model or two. Raises UsageError as `of_result`."""
     require()
     versions = facts.versions()
-    return _page(
+    return page(
         kind="bench",
         heading=" and ".join(Path(name).name for name in names),
         names=names,
@@ -123,7 +124,7 @@ def of_comparison(found: Comparison, names: Sequence[str]) -> bytes:
     """The page of a comparison of two models. Raises UsageError as `of_result`."""
     require()
     versions = facts.versions()
-    return _page(
+    return page(
         kind="compare",
         heading=" and ".join(Path(name).name for name in names),
         names=names,
@@ -134,7 +135,7 @@ def of_comparison(found: Comparison, names: Sequence[str]) -> bytes:
 
 
 def _plot(profiled: Profile | None) -> Any:
-    return _markup(plots.operators(profiled.operators)) if profiled else ""
+    return markup(plots.operators(profiled.operators)) if profiled else ""
 
 
 def _hashes(result: Result, model: Model) -> dict[str, str]:
@@ -146,7 +147,7 @@ def _hashes(result: Result, model: Model) -> dict[str, str]:
     return found
 
 
-def _markup(text: str) -> Any:
+def markup(text: str) -> Any:
     """Text that is HTML already: of our own making, never from a model."""
     from markupsafe import Markup
 
@@ -158,10 +159,11 @@ def _json(value: Any) -> Any:
     text = document(value)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return _markup(text)
+    return markup(text)
 
 
-def _page(**context: Any) -> bytes:
+def page(**context: Any) -> bytes:
+    """The template with what it is given; what it is not given, it leaves out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -179,6 +181,7 @@ def _page(**context: Any) -> bytes:
         undefined=StrictUndefined,
         finalize=shown,
     )
+    environment.filters["counted"] = counted
     environment.filters["document"] = _json
     environment.filters["number"] = number
     environment.filters["percent"] = percent

@@ -57,7 +57,7 @@ def histogram(kept: Sequence[float], removed: Sequence[float]) -> tuple[str, str
     words = f"{low:.2g} to {high:.2g}{', logarithmic' if wide else ''}"
     if wide and low < high * _LEAST:
         words += f" from {high * _LEAST:.2g}"
-    svg = _svg(figure, f"Scores from {words}")
+    svg = svg_of(figure, f"Scores from {words}")
     return svg.replace("<svg ", '<svg preserveAspectRatio="none" ', 1), words
 
 
@@ -89,7 +89,7 @@ def operators(times: Sequence[OperatorTime]) -> str:
         side.set_visible(False)
     axes.locator_params(axis="x", nbins=4)
     figure.tight_layout(pad=0.3)
-    return _svg(figure, "Kernel time of each operator in ms, before and after")
+    return svg_of(figure, "Kernel time of each operator in ms, before and after")
 
 
 def _short(name: str) -> str:
@@ -108,7 +108,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any, label: str) -> str:
+def svg_of(figure: Any, label: str) -> str:
     """The figure as an <svg> element, without what only a file of its own needs."""
     import matplotlib
 

@@ -13,7 +13,7 @@ infinite bounds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ Ints = NDArray[np.int64]
 #: Slices are proportional when they differ by less than this, relative to their norm: a few units
 #: in the last place of float32.
 ALIKE = 2e-6
+
+#: A difference of the length ALIKE has, along a random normal vector, a standard deviation of
+#: ALIKE: rows that are alike project to numbers no further apart than this.
+_MARGIN = 8 * ALIKE
 
 _labels = itertools.count()
 
@@ -57,13 +61,13 @@ class Facts:
 
     def unscaled(self) -> Facts:
         """Of an operator that is not homogeneous: slices are alike where their scales are, too."""
-        keys = list(zip(self.label.tolist(), _rounded(self.scale), strict=True))
-        return Facts(_named(keys), np.ones_like(self.scale), self.low, self.high)
+        label = _named([self.label], self.scale)
+        return Facts(label, np.ones_like(self.scale), self.low, self.high)
 
     def signed(self) -> Facts:
         """Of an operator that commutes with positive factors only."""
-        keys = list(zip(self.label.tolist(), np.sign(self.scale).tolist(), strict=True))
-        return Facts(_named(keys), np.abs(self.scale), self.low, self.high)
+        label = _named([self.label], np.sign(self.scale))
+        return Facts(label, np.abs(self.scale), self.low, self.high)
 
 
 #: The label of constant channels.
@@ -74,17 +78,20 @@ def _fresh(n: int) -> Ints:
     return np.fromiter(itertools.islice(_labels, n), np.int64, n)
 
 
-def _named(keys: Sequence[Hashable]) -> Ints:
-    """One fresh label for each different key."""
-    names: dict[Hashable, int] = {}
+def _named(labels: Sequence[Ints], factors: Floats | None = None) -> Ints:
+    """One fresh label for each different row of labels, and of factors up to rounding."""
+    n = len(labels[0])
+    if any(map(_differ, labels)):
+        return _fresh(n)
+    columns: list[list[int] | list[float]] = [each.tolist() for each in labels]
+    if factors is not None:
+        columns.append([float(f"{factor:.6g}") for factor in factors])
+    names: dict[tuple[float, ...], int] = {}
+    keys = list(zip(*columns, strict=True))
     for key in keys:
         if key not in names:
             names[key] = next(_labels)
     return np.array([names[key] for key in keys], dtype=np.int64)
-
-
-def _rounded(x: Floats) -> list[float]:
-    return [float(f"{value:.6g}") for value in x]
 
 
 def pairs(a: Facts, b: Facts) -> tuple[Ints, Floats]:
@@ -92,10 +99,7 @@ def pairs(a: Facts, b: Facts) -> tuple[Ints, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(a.scale != 0, b.scale / a.scale, np.inf)
     # Nothing added to nothing says nothing: the other operand's own facts hold.
-    keys: list[Hashable] = list(
-        zip(a.label.tolist(), b.label.tolist(), _rounded(ratio), strict=True)
-    )
-    label, scale = _named(keys), a.scale.copy()
+    label, scale = _named([a.label, b.label], ratio), a.scale.copy()
     for zero, other in ((a.scale == 0, b), (b.scale == 0, a)):
         label[zero], scale[zero] = other.label[zero], other.scale[zero]
     return label, scale
@@ -103,37 +107,57 @@ def pairs(a: Facts, b: Facts) -> tuple[Ints, Floats]:
 
 def products(a: Facts, b: Facts) -> tuple[Ints, Floats]:
     """Labels and scales of a product of slices."""
-    keys: list[Hashable] = list(zip(a.label.tolist(), b.label.tolist(), strict=True))
-    return _named(keys), a.scale * b.scale
+    return _named([a.label, b.label]), a.scale * b.scale
 
 
-def alike(rows: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
-    """Labels and scales of rows `[n, m]`: proportional ones, up to rounding, share a label.
+def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
+    """Labels and scales of n rows, which lie side by side in the parts `[n, m]`.
 
-    Rows whose numbers in `within` differ never do. A row of zeros is zero times anything.
+    Rows that are proportional up to rounding share a label. Rows whose numbers in `within` differ
+    never do. A row of zeros is zero times anything.
     """
-    squares: Floats = np.asarray(np.einsum("nm,nm->n", rows, rows), np.float64)
-    norm = np.sqrt(squares)
-    labels = _fresh(len(rows))
-    # Rows that are alike project to nearly the same number: only neighbours are compared. Large
-    # weights are read twice here, and not once more.
-    along = np.random.default_rng(0).standard_normal((rows.shape[1],)).astype(rows.dtype)
-    projected: Floats = np.asarray(rows @ along, np.float64)
-    sign: Floats = np.where(projected < 0, -1.0, 1.0)
-    seen = np.abs(projected) / np.where(norm > 0, norm, 1.0)
-    order = np.argsort(seen, kind="stable")
-    margin = 3 * ALIKE * np.sqrt(max(1, rows.shape[1]))
-    scale = norm * sign
-    # One row for each label, of those whose projections are near enough to be looked at.
-    near: list[int] = []
-    for i in order[norm[order] > 0]:
-        near = [k for k in near if seen[i] - seen[k] <= margin]
-        for k in near:
-            same = within is None or within[i] == within[k]
-            if same and np.linalg.norm(rows[i] / scale[i] - rows[k] / scale[k]) < ALIKE:
-                labels[i] = labels[k]
-                break
-        else:
-            near.append(int(i))
+    n = len(parts[0])
+    norm: Floats = np.sqrt(_dots(parts, parts))
+    labels = _fresh(n)
     labels[norm == 0] = ONES
+    if within is not None and _differ(within):
+        return labels, norm
+    # Rows that are alike project to nearly the same number: only neighbours are compared.
+    random = np.random.default_rng(0)
+    projected = _dots(parts, [random.standard_normal((1, part.shape[1])) for part in parts])
+    scale: Floats = np.where(projected < 0, -norm, norm)
+    order = np.flatnonzero(norm > 0)
+    seen = np.abs(projected[order]) / norm[order]
+    place = np.argsort(seen, kind="stable")
+    order, seen = order[place], seen[place]
+    end = np.searchsorted(seen, seen + _MARGIN, side="right")
+    first = np.ones(n, dtype=bool)  # of its label
+    for at in np.flatnonzero(end > np.arange(len(order)) + 1):
+        i, near = order[at], order[at + 1 : end[at]]
+        if not first[i]:
+            continue
+        near = near[first[near]]
+        if within is not None:
+            near = near[within[near] == within[i]]
+        for k in near:
+            apart = [np.linalg.norm(part[i] / scale[i] - part[k] / scale[k]) for part in parts]
+            if np.hypot.reduce(apart) < ALIKE:
+                labels[k], first[k] = labels[i], False
     return labels, scale
+
+
+def _dots(parts: Sequence[Floats], others: Sequence[Floats]) -> Floats:
+    """The inner products of rows, `[n]`, in double precision and without copies of the parts."""
+    found: Floats = np.sum(
+        [
+            np.einsum("nm,nm->n", part, other, dtype=np.float64)
+            for part, other in zip(parts, others, strict=True)
+        ],
+        axis=0,
+    )
+    return found
+
+
+def _differ(values: Ints) -> bool:
+    """Whether no two are equal."""
+    return len(set(values.tolist())) == len(values)

@@ -71,20 +71,18 @@ def find_removable(
     readers = consumers_of(network)
     statistical = {dim for axis, _ in network.statistical for dim in leaves(axis)}
     uses = _uses(network)
-    able = [
-        group
-        for group in groups
-        if group.dim not in statistical
-        and readers.get(group.dim)
-        and all(contraction(network, record.node) for record in readers[group.dim])
-    ]
+    wanted = [group for group in groups if group.dim not in statistical and group.dim in readers]
+    nodes = {id(r.node): r.node for group in wanted for r in readers[group.dim]}
+    products = {key: contraction(network, node) for key, node in nodes.items()}
+    able = [g for g in wanted if all(products[id(r.node)] for r in readers[g.dim])]
     # Facts are followed along these dims only: of a transformer, that is a part of its weights.
     if not able:
         return []
     walk = Walk(network, {group.dim for group in able}).run()
     found = []
     for group in able:
-        consumers = _consumers(walk, group.dim, readers.get(group.dim, []), uses)
+        read = [products[id(record.node)] for record in readers[group.dim]]
+        consumers = _consumers(walk, group.dim, read, uses)
         if consumers is None:
             continue
         result = _of(group.dim, consumers, measured or {})
@@ -112,22 +110,23 @@ def _uses(network: Network) -> dict[str, int]:
 
 
 def _consumers(
-    walk: Walk, dim: Dim, records: Iterable[Record], uses: Mapping[str, int]
+    walk: Walk, dim: Dim, products: Iterable[Contraction | None], uses: Mapping[str, int]
 ) -> list[Consumer] | None:
     """All consumers of a dim; None where one of them is not a product with a constant weight."""
     found = []
-    for record in records:
-        product = contraction(walk.network, record.node)
+    for product in products:
         if product is None or uses[product.weight] > 1:
             return None
-        rows = walk.rows(product.weight, dim, product.order[1])
-        if rows is None or dim not in product.summed or not walk.plain(product.data, dim):
+        if dim not in product.summed or not walk.plain(product.data, dim):
+            return None
+        unused = walk.silent(product.weight, dim, product.order[1])
+        if unused is None:
             return None
         bias = product.bias
         free = not bias or (bias in walk.network.model.constants and uses[bias] == 1)
         facts = walk.facts(product.data, dim)
         foldable = free and not product.padded
-        found.append(Consumer(product, np.asarray(~rows.any(axis=1)), facts, foldable))
+        found.append(Consumer(product, unused, facts, foldable))
     return found or None
 
 

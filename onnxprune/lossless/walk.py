@@ -5,14 +5,16 @@ An operator that no rule knows leaves nothing known of its outputs, which is nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from ..axes import Axis, Dim, leaves, occurrences
+from ..axes import Axis, Dim, Index, leaves, occurrences
 from ..model import SMALL, Array, attributes
 from ..network import Network
 from .contraction import Contraction, contraction
@@ -39,6 +41,8 @@ _MONOTONE = {
 _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round", "Sign", "Cosh"}
 
 
+#: Where each dim is on an axis: positions, and the dim's channel at each.
+Places = Mapping[Dim, Sequence[tuple[Index, Index]]]
 #: Elements: weights above are not copied to float64.
 _LARGE = 1 << 18
 
@@ -52,7 +56,12 @@ class Walk:
         self.wanted = wanted
         self.known: dict[tuple[str, Dim], Facts] = {}
         self.values: dict[str, Array | None] = {}
+        #: The large constant that was read last: operators ask for theirs several times in a row.
+        self._latest: tuple[str, Array] | None = None
         self._dims: dict[str, list[Dim]] = {}
+        #: By identity, with the axis, which keeps that its own.
+        self._places: dict[int, tuple[Axis, Places]] = {}
+        self._there: dict[tuple[str, int], NDArray[np.bool_]] = {}
 
     def run(self) -> Walk:
         for record in self.network.records:
@@ -76,15 +85,19 @@ class Walk:
         return self.known[key]
 
     def value(self, name: str) -> Array | None:
-        """The value of a constant of floats; large ones are read anew each time, and not held."""
+        """The value of a constant of floats; of large ones, only the latest is held."""
         if name in self.values:
             return self.values[name]
+        if self._latest is not None and self._latest[0] == name:
+            return self._latest[1]
         found = None
         if name in self.network.model.constants:
             read = self.network.model.read(name)
             found = read if read.dtype.kind == "f" else None
         if found is None or found.size <= SMALL:
             self.values[name] = found
+        else:
+            self._latest = name, found
         return found
 
     def dims(self, name: str) -> list[Dim]:
@@ -103,7 +116,34 @@ class Walk:
         value = self.value(name)
         if value is None:
             return None
-        return rows(value, self.network.axes.get(name) or [], dim, axis)
+        return rows(value, self.on(name), dim, axis)
+
+    def on(self, name: str) -> list[Places]:
+        """Where dims are on each axis of a tensor: read once, be an axis of thousands of runs."""
+        return [self._placed(axis) for axis in self.network.axes.get(name) or []]
+
+    def _placed(self, axis: Axis) -> Places:
+        if id(axis) not in self._places:
+            self._places[id(axis)] = axis, placed(axis)
+        return self._places[id(axis)][1]
+
+    def silent(self, name: str, dim: Dim, axis: int) -> NDArray[np.bool_] | None:
+        """Which indices of a dim have nothing but zeros in a constant, along one of its axes.
+
+        None where the constant is not of floats, or the dim is not on that axis.
+        """
+        value = self.value(name)
+        places = self.on(name)[axis].get(dim)
+        if value is None or places is None:
+            return None
+        if (name, axis) not in self._there:
+            others = tuple(i for i in range(value.ndim) if i != axis)
+            self._there[name, axis] = np.asarray(value.any(axis=others))
+        there = self._there[name, axis]
+        found = np.ones(dim.size or 0, dtype=bool)
+        for positions, channels in places:
+            found[channels[there[positions]]] = False
+        return found
 
     def bounds(self, name: str, axis: int) -> tuple[Floats, Floats]:
         """Bounds of the slices of a tensor at each position of one of its axes."""
@@ -223,15 +263,15 @@ class Walk:
         scale, bias, mean, var = (np.asarray(part, np.float64) for part in parts)
         factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
         offset = bias - mean * factor
-        axes = self.network.axes.get(node.input[1]) or []
+        places = self.on(node.input[1])
         for dim in self.dims(output):
             if not self.plain(output, dim):
                 continue
-            first, second = rows(factor, axes, dim), rows(offset, axes, dim)
+            first, second = rows(factor, places, dim), rows(offset, places, dim)
             if first is None or second is None:
                 continue
             facts = self.facts(x, dim)
-            label, by = alike(np.hstack([first * facts.scale[:, None], second]), facts.label)
+            label, by = alike(first * facts.scale[:, None], second, within=facts.label)
             ends = np.stack([first * facts.low[:, None], first * facts.high[:, None]])
             ends = np.where(first == 0, 0, ends) + second
             low, high = ends.min(axis=(0, 2)), ends.max(axis=(0, 2))
@@ -251,10 +291,11 @@ class Walk:
         found = contraction(self.network, node)
         assert found is not None
         output = node.output[0]
+        dims = [dim for dim in self.dims(output) if self.plain(output, dim)]
+        if not dims:
+            return  # and its weight is not read
         low, high = self._product_bounds(found)
-        for dim in self.dims(output):
-            if not self.plain(output, dim):
-                continue
+        for dim in dims:
             facts = self._product(found, dim)
             if facts is None:
                 continue
@@ -273,15 +314,14 @@ class Walk:
         if not through:
             if weight is None:
                 return None
-            whole = weight if bias is None else np.hstack([weight, bias])
-            return Facts(*alike(whole), *unbounded)
+            return Facts(*alike(weight, *([] if bias is None else [bias])), *unbounded)
         facts = self.facts(found.data, dim)
         if weight is None:
             facts = Facts(facts.label, facts.scale, *unbounded)
             return facts.unscaled() if found.bias else facts
         whole = weight * facts.scale[:, None]
-        whole = whole if bias is None else np.hstack([whole, bias])
-        return Facts(*alike(whole, facts.label), *unbounded)
+        parts = [whole] if bias is None else [whole, bias]
+        return Facts(*alike(*parts, within=facts.label), *unbounded)
 
     def _product_bounds(self, found: Contraction) -> tuple[Floats, Floats]:
         """Bounds of a product at each position of its output's axis, by interval arithmetic."""
@@ -299,23 +339,32 @@ class Walk:
 
     def plain(self, name: str, dim: Dim) -> bool:
         """True where the dim is on one axis of the tensor only."""
-        axes = self.network.axes.get(name) or []
-        return sum(dim in set(leaves(axis)) for axis in axes) == 1
+        return sum(dim in places for places in self.on(name)) == 1
 
 
-def rows(value: Array, axes: Sequence[Axis], dim: Dim, axis: int | None = None) -> Floats | None:
+def placed(axis: Axis) -> Places:
+    """Where each dim is on an axis."""
+    found: dict[Dim, list[tuple[Index, Index]]] = defaultdict(list)
+    for dim, positions, channels in occurrences(axis):
+        found[dim].append((positions, channels))
+    return dict(found)
+
+
+def rows(value: Array, axes: Sequence[Places], dim: Dim, axis: int | None = None) -> Floats | None:
     """`value` as `[dim.size, rest]`, along the axis that is named, or the only one with the dim.
 
     None where the dim is not there, or on several axes and none is named.
     """
-    on = [i for i, each in enumerate(axes) if dim in set(leaves(each)) and axis in (None, i)]
+    on = [i for i, each in enumerate(axes) if dim in each and axis in (None, i)]
     if len(on) != 1:
         return None
-    found = [(p, c) for each, p, c in occurrences(axes[on[0]]) if each is dim]
+    found = axes[on[0]][dim]
     positions = np.concatenate([p for p, _ in found])
     channels = np.concatenate([c for _, c in found])
     order = positions[np.argsort(channels, kind="stable")]
-    moved = np.moveaxis(value, on[0], 0)[order]
+    start, stop = int(order[0]), int(order[0]) + len(order)
+    run = (order == np.arange(start, stop)).all()  # then nothing is copied
+    moved = np.moveaxis(value, on[0], 0)[slice(start, stop) if run else order]
     matrix = moved.reshape(dim.size or 0, -1)
     large = matrix.dtype == np.float32 and matrix.size > _LARGE  # twice as much of it in float64
     found_rows: Floats = matrix if large else matrix.astype(np.float64)
@@ -323,9 +372,10 @@ def rows(value: Array, axes: Sequence[Axis], dim: Dim, axis: int | None = None) 
 
 
 def _of_rows(found: Floats) -> Facts:
-    label, scale = alike(found)
     low, high = found.min(axis=1), found.max(axis=1)
-    return Facts(label, scale, low, high).bounded(low, high)
+    if (low == high).all():  # a vector: every row is a multiple of ones
+        return Facts.unknown(len(found)).bounded(low, high)
+    return Facts(*alike(found), low, high).bounded(low, high)
 
 
 def _combined(kind: str, x: Facts, y: Facts) -> Facts:

@@ -6,6 +6,7 @@ from onnx import GraphProto
 
 from ..axes import Axis, Dim
 from ..infer import walk
+from ..model import Node
 from ..network import Axes, Unsure
 from ..op import Op
 from ..tables import function
@@ -44,7 +45,7 @@ def branches(op: Op) -> None:
         bodies = bodies[:1] if taken else bodies[1:]
         network.never.append((op.node, "else_branch" if taken else "then_branch"))
     for body in bodies:
-        walk(network, body.node)
+        walk(network, map(Node.of, body.node))
     for i, name in enumerate(op.outputs):
         if not name:
             continue
@@ -92,7 +93,7 @@ def scan(op: Op) -> None:
             steps.append(axes.pop(at))
             op.pin(steps[-1], "steps of the scan")
         network.axes[body.input[i].name] = axes
-    walk(network, body.node)
+    walk(network, map(Node.of, body.node))
     for i in range(states):
         inner = network.axes_of(body.output[i].name)
         _equate(op, op.axes(i), inner, "a state that changes its shape")
@@ -121,7 +122,7 @@ def loop(op: Op) -> None:
             network.empty.add(body.input[2 + i].name)
         else:
             network.axes[body.input[2 + i].name] = _carried(op, i)
-    walk(network, body.node)
+    walk(network, map(Node.of, body.node))
     for i in range(carried):
         inner = network.axes_of(body.output[1 + i].name)
         if op.inputs[2 + i] in network.empty:

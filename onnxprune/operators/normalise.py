@@ -156,10 +156,13 @@ def bias_softmax(op: Op) -> None:
 
 @function("mean_variance")
 def mean_variance(op: Op) -> None:
-    """MeanVarianceNormalization: over all but the channels, if it is not told otherwise."""
+    """MeanVarianceNormalization: over all but the channels, if it is not told otherwise.
+
+    It has no epsilon: of a masked channel, which is the same everywhere, it makes no number.
+    """
     axes = op.axes(0)
-    for at in op.attr("axes", [0, 2, 3]):
-        op.statistical(axes[at])
+    for axis in axes:
+        op.statistical(axis)
     op.out(axes)
 
 

@@ -217,6 +217,9 @@ def _take_block(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
     return outer if end == 0 else inner
 
 
+_EXPANDED = "expanded to a size that is only known at run time"
+
+
 @function("expand")
 def expand(op: Op) -> None:
     axes = op.axes(0)
@@ -239,10 +242,13 @@ def expand(op: Op) -> None:
             fresh = axis_of(element)
             if fresh is None:
                 fresh = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
-                op.pin(fresh, "expanded to a size that is only known at run time")
+                op.pin(fresh, _EXPANDED)
             axis = fresh
+        elif is_number(element) and axis.size is None:  # it is 1, or it has that size already
+            op.pin(axis, _EXPANDED)
+            axis = op.fixed(int(element), _EXPANDED)
         elif not is_number(element) and not _is_size(axis, element):
-            op.pin(axis, "expanded to a size that is only known at run time")
+            op.pin(axis, _EXPANDED)
         out.append(axis)
         if element is not UNKNOWN:
             patch[place] = axis
@@ -286,8 +292,7 @@ def shape(op: Op) -> None:
     op.network.shape_nodes.append((op.node, list(axes[start:end])))
     if op.outputs[0] in op.network.results:
         op.pin_all(axes[start:end], "its size is a result")
-    op.out([Dim(end - start)])
-    op.pin_all(op.network.axes[op.outputs[0]] or (), "one element for each axis")
+    op.out([op.fixed(end - start, "one element for each axis")])
 
 
 @function("size")

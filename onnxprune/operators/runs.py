@@ -40,6 +40,7 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
             # A run of `(h w 6)`, h and w being the run time's: what is in it can't be followed on.
             op.pin_all(runs, "laid end to end with a run of a size only known at run time")
             out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
+            op.pin(out[at], "laid end to end with a run of a size only known at run time")
         else:
             out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
     else:
@@ -66,10 +67,12 @@ def split_runs(op: Op) -> None:
     sizes = op.ints(1, "split")
     given = sizes is not None
     if axis.size is None:
+        op.pin(axis, "split, and its size is only known at run time")
         for i in range(outputs):
             out = list(axes)
             shape = op.out_shape(i)
             out[at] = op.network.symbol(shape[at] if shape else None)
+            op.pin(out[at], "split, and its size is only known at run time")
             op.out(out, i)
         return
     if sizes is None:

@@ -47,6 +47,11 @@ class Linear:
     #: True where each image of a batch has the same positions.
     per_image = False
 
+    @property
+    def per_row(self) -> bool:
+        """True where each row of the last axis of x makes the same row of y, and no other."""
+        return False
+
     def positions(self, x: Sequence[int], w: Sequence[int]) -> int:
         """How many rows there are to choose from, for operands of these shapes."""
         raise NotImplementedError
@@ -264,6 +269,10 @@ class Product(Linear):
     left: bool = False
     flip_x: bool = False
     flip_w: bool = False
+
+    @property
+    def per_row(self) -> bool:
+        return not self.left and not self.flip_x
 
     def _rows(self, x: Array) -> Array:
         if self.flip_x != self.left and x.ndim > 1:

@@ -17,6 +17,7 @@ from ..groups import Group
 from ..network import Network
 from ..rewrite import rewrite
 from ..runtime import Feeds, run, session
+from ..words import counted
 from .parts import cut
 from .probes import distance, output_kinds
 from .problem import HELD_OUT
@@ -57,7 +58,7 @@ class Outcome:
         """One line for people."""
         done = sum(each.refitted for each in self.sites)
         return (
-            f"{done} of {len(self.sites)} layers refitted on {self.source}: the outputs'"
+            f"{done} of {counted(len(self.sites), 'layer')} refitted on {self.source}: the outputs'"
             f" distance from the original's on held-out inputs went from {self.before:.3g} to"
             f" {self.after:.3g}"
         )

@@ -94,7 +94,7 @@ class Problem:
         if x.dtype != np.float64:
             x = x.astype(np.float32, copy=False)
         rows = self._rows(batch, x)
-        y, floor = self._target(batch, rows)
+        y, floor = self.target(batch, rows)
         every = min(HELD_OUT, self.pruned.count)
         held = self.holds_out and batch % every == every - 1
         design = self.linear.design(x, self.shape, rows)
@@ -111,8 +111,8 @@ class Problem:
         rng = np.random.default_rng((self.seed, batch))
         return np.sort(rng.choice(total, wanted, replace=False)).astype(np.int64)
 
-    def _target(self, batch: int, rows: Index) -> tuple[Array, Array | None]:
-        """Y, and where only what exceeds a floor is read, that floor."""
+    def target(self, batch: int, rows: Index) -> tuple[Array, Array | None]:
+        """Y of some rows of a batch, and where only what exceeds a floor is read, that floor."""
         site = self.site
         other = None
         if site.other:

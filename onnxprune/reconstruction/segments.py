@@ -7,7 +7,7 @@ tensor, it runs the nodes in between, as a model of their own, and keeps what la
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,17 @@ class Frontier:
                 if name not in made and self.tag + name in self.store
             }
         )
-        live = self.session(self._piece(sorted(nodes), inputs, outputs))
+        live = self.session(self._piece(sorted(nodes), self._first(inputs), outputs))
+        self.run_over(live, inputs)
+        for name in inputs:
+            self._drop_if_idle(name)
+
+    def run_over(self, live: Any, inputs: Sequence[str]) -> None:
+        """Run a piece on every batch, and keep what it gives."""
         for batch in range(self.count):
             feeds = {name: np.asarray(self.get(name, batch)) for name in inputs}
             for name, value in run(live, feeds).items():
                 self.store.put(self.tag + name, batch, value)
-        for name in inputs:
-            self._drop_if_idle(name)
 
     def session(self, piece: ModelProto) -> Any:
         """A piece of this model, ready to run."""
@@ -134,7 +138,26 @@ class Frontier:
                 if name not in made and self.tag + name in self.store
             }
         )
-        return self._piece(nodes, inputs, outputs), inputs
+        return self._piece(nodes, self._first(inputs), outputs), inputs
+
+    def between(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Any:
+        """All that lies between some tensors and others, ready to run.
+
+        Args:
+            inputs: for each of the first, what it is like.
+        """
+        found: set[int] = set()
+        todo = list(outputs)
+        while todo:
+            name = todo.pop()
+            i = self.producer.get(name)
+            if i is not None and i not in found and name not in inputs:
+                found.add(i)
+                todo.extend(reads(self.model.graph.node[i]))
+        return self.session(self._piece(sorted(found), inputs, outputs))
+
+    def _first(self, names: Iterable[str]) -> dict[str, Array]:
+        return {name: self.get(name, 0) for name in names}
 
     def _live(self, name: str) -> bool:
         return self.wanted[name] > 0 or bool(self.readers.get(name, set()) - self.done)
@@ -161,11 +184,11 @@ class Frontier:
         return found
 
     def _piece(
-        self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str]
+        self, nodes: Sequence[int], inputs: Mapping[str, Array], outputs: Sequence[str]
     ) -> ModelProto:
         graph = GraphProto(name="piece")
-        for name in inputs:
-            graph.input.append(_value(name, self.get(name, 0)))
+        for name, value in inputs.items():
+            graph.input.append(_value(name, value))
         used: set[str] = set()
         for i in nodes:
             node = self.model.graph.node[i]

@@ -20,6 +20,7 @@ from ..rewrite import changed_positions
 from ..runtime import Feeds
 from .gram import Gram, Matrix
 from .normalise import Norm, find_norms, refit_norm
+from .pairs import Pair, find_pairs, refit_pair
 from .parts import Cut, Part, Place
 from .problem import Problem, affine
 from .reached import reached
@@ -44,6 +45,8 @@ class Settings:
     rows: int | None = None
     #: Passes that mind the Relu behind a site.
     relu_passes: int = 3
+    #: Refit layers around an elementwise function together as well.
+    pairs: bool = True
     #: Only gather Gram matrices; change nothing.
     only_look: bool = False
     #: Keep each site's Gram matrix.
@@ -125,15 +128,19 @@ class _Walker:
         self.writer = Writer(model, settings.base_dir, ranks)
         self.writer.absorbed.update(cut.absorbed)
         self.walked = Walk(model)
-        here = [site for site in sites if site.y in self.writer.nodes]
+        here = [_safe(site, self.before) for site in sites if site.y in self.writer.nodes]
+        self.pairs: dict[str, Pair] = {}
         if not settings.only_look:
             self.changed = reached(network, choice)
             for site in here:
                 place = Place(site, self.writer)
                 self.walked.parts[site.y] = place.part()
+            if settings.pairs:
+                found = find_pairs(network, here)
+                self.pairs = {y: pair for y, pair in found.items() if y in self.changed}
             if not settings.keep_grams:
                 here = [site for site in here if site.y in self.changed]
-        self.sites = [_safe(site, self.before) for site in here]
+        self.sites = here
         self.norms = [
             norm
             for norm in find_norms(network, self.sites)
@@ -218,19 +225,16 @@ class _Walker:
         return [site.end]
 
     def _of_pruned(self, site: Site) -> list[str]:
-        return [Place(site, self.writer).x, *([site.other] if site.other else [])]
+        pair = self.pairs.get(site.y)
+        return [
+            *(Place(feeder, self.writer).x for feeder in (pair.feeders if pair else ())),
+            Place(site, self.writer).x,
+            *([site.other] if site.other else []),
+        ]
 
     def _refit(self, site: Site) -> Refitted:
         place = Place(site, self.writer)
-        problem = Problem(
-            place,
-            self.original,
-            self.pruned,
-            self._kept(site),
-            self._hidden(site) if site.hidden else None,
-            self.settings.seed,
-            self.settings.rows,
-        )
+        problem = self._problem(site)
         w0, b0 = place.read()
         train, held = problem.grams()
         if self.settings.only_look or site.y not in self.changed:
@@ -244,12 +248,35 @@ class _Walker:
         if found.ridge is not None:
             place.write(found.w, found.b)
             self.pruned.reindex()  # there may be a new bias, even a new node
-            place = Place(site, self.writer)
+        share = self._refit_pair(site) if found.before > NOTHING else 1.0
+        place = Place(site, self.writer)
         self.walked.parts[site.y] = place.part()
-        result = Refitted(site, found.before, found.after, found.ridge, train.rows + held.rows)
+        result = Refitted(
+            site, found.before, found.after * share, found.ridge, train.rows + held.rows
+        )
         if self.settings.keep_grams:
-            result.gram, result.w = train + held, found.w
+            result.gram, result.w = train + held, place.read()[0]
         return result
+
+    def _refit_pair(self, site: Site) -> float:
+        pair = self.pairs.get(site.y)
+        if pair is None:
+            return 1.0
+        share = refit_pair(pair, self._problem(site), self.writer)
+        for feeder in pair.feeders:
+            self.walked.parts[feeder.y] = Place(feeder, self.writer).part()
+        return share
+
+    def _problem(self, site: Site) -> Problem:
+        return Problem(
+            Place(site, self.writer),
+            self.original,
+            self.pruned,
+            self._kept(site),
+            self._hidden(site) if site.hidden else None,
+            self.settings.seed,
+            self.settings.rows,
+        )
 
     def _kept(self, site: Site) -> list[Index | None]:
         axes = self.network.axes.get(site.end) or []

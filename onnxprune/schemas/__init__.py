@@ -15,6 +15,8 @@ VERBS = {
     "inspect": "inspect",
     "compare": "compare",
     "bench": "bench",
+    "sensitivity": "sensitivity",
+    "sweep": "sweep",
     "rules": "rules",
     "rules --missing": "missing",
     "rules --coverage": "coverage",

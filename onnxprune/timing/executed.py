@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxprune import ort
 from onnxprune.errors import UnsupportedModel
 from onnxprune.inputs import Feeds
 from onnxprune.model import graphs

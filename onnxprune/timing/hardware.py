@@ -8,7 +8,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-import onnxruntime as ort
+from .. import ort
 
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from .. import ort
 from .executed import kernel_events, profiling_options, typical
 from .templates import Piece, Template
 

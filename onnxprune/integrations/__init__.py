@@ -1,0 +1,1 @@
+"""Passes for other tools; none is imported unless that tool asks for it."""

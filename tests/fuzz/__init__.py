@@ -1,0 +1,1 @@
+"""Random graphs, made by a grammar, and what pruning has to keep of them."""
