@@ -32,8 +32,8 @@ class View:
 
     #: None for all.
     rows: Index | None
-    #: For each element of H, that of h, from 1; 0 for what a convolution pads. `[g, r, k]`
-    of_h: Index
+    #: The way from h to H.
+    to_h: Gather
     #: Of each feeder: its rows, the element of z of each element of Z, the way from Z to H.
     feeder_rows: list[Index | None]
     of_z: list[Index]
@@ -81,8 +81,9 @@ class Views:
         """`count` positions of each unit, from `start` on."""
         rows: Index = np.arange(start, start + count, dtype=np.int64)
         places = np.arange(1, self.size + 1).reshape(self.shape)
+        # For each element of H, that of h, from 1; 0 for what a convolution pads.
         of_h = self.reader.linear.design(places, self.reader.shape, rows)
-        view = View(rows if self.per_image else None, of_h, [], [], [])
+        view = View(rows if self.per_image else None, Gather(of_h, self.size), [], [], [])
         needed = np.zeros(self.size, dtype=bool)
         needed[of_h[of_h > 0] - 1] = True
         for place, x in zip(self.feeders, self.inputs, strict=True):
@@ -181,10 +182,7 @@ class PairFunction:
 
     def _wide(self, h: Array, batch: Batch) -> Array:
         """H of h."""
-        units, of_h = batch.units, batch.view.of_h
-        flat = np.concatenate([np.zeros((units, 1), np.float32), h.reshape(units, -1)], axis=1)
-        found = np.take(flat, of_h.ravel(), axis=1).reshape(units, *of_h.shape) * self.scale
-        return np.asarray(found.transpose(1, 0, 2, 3).reshape(len(of_h), -1, of_h.shape[2]))
+        return np.asarray(batch.view.to_h(h.reshape(1, -1, 1)) * self.scale)
 
     def error(self, batch: Batch, weights: Weights) -> float:
         """The squared error behind the reader."""

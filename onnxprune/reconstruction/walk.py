@@ -248,6 +248,7 @@ class _Walker:
         if found.ridge is not None:
             place.write(found.w, found.b)
             self.pruned.reindex()  # there may be a new bias, even a new node
+        del problem  # and the rows that it keeps
         share = self._refit_pair(site) if found.before > NOTHING else 1.0
         place = Place(site, self.writer)
         self.walked.parts[site.y] = place.part()
