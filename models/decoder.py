@@ -51,14 +51,16 @@ def build(
     vocabulary: int = 128,
     sequence: int = 24,
     dynamic_sequence: bool = False,
+    graph: Graph | None = None,
 ) -> onnx.ModelProto:
     """int64 [N, sequence] -> [N, sequence, vocabulary].
 
     With `dynamic_sequence` the sequence axis is "S", at most `sequence` long: the tables are sliced
-    and every Reshape and Expand gets a target computed by Shape, Gather and Concat.
+    and every Reshape and Expand gets a target computed by Shape, Gather and Concat. A `graph` that
+    is given is built on: one that keeps its parameters elsewhere, say.
     """
     c = _Config(width, heads, kv_heads, head_dim, inner, sequence, dynamic_sequence)
-    g = Graph("decoder", seed)
+    g = graph or Graph("decoder", seed)
     s: Size = "S" if dynamic_sequence else sequence
     tokens = g.input("tokens", "N", s, dtype=TensorProto.INT64)
     with g.scope("model"):

@@ -14,6 +14,7 @@ from .api import (
     apply,
     benchmark,
     compare,
+    finetune,
     inspect,
     mask,
     permute,
@@ -22,6 +23,7 @@ from .api import (
     search,
     sensitivity,
     sweep,
+    train,
 )
 from .errors import (
     BrokenModel,
@@ -58,6 +60,7 @@ __all__ = [
     "apply",
     "benchmark",
     "compare",
+    "finetune",
     "inspect",
     "mask",
     "permute",
@@ -66,4 +69,5 @@ __all__ = [
     "search",
     "sensitivity",
     "sweep",
+    "train",
 ]

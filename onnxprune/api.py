@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .filters import Filter
 from .groups import free_dims
 from .importance import Importance
 from .inspection import Inspection, look_into, timed, weigh
+from .iterating import iterated
 from .latency import Benchmark
 from .latency import benchmark as benchmark_models
 from .loading import ModelLike, load
@@ -43,6 +46,10 @@ from .sweeps.grid import DEFAULT, read_grid, trials_of
 from .sweeps.results import COSTS, SweepReport, choose, collect
 from .sweeps.setting import Setting
 from .tables import Rule, operator_name
+from .teaching import Teaching, TrainResult
+from .teaching import finetune as finetune_model
+from .teaching import train as train_model
+from .training.settings import Settings, settings_of
 from .trials.identity import identity_of
 from .trials.journal import journal_of
 from .trust import trust
@@ -65,6 +72,8 @@ def prune(
     preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
     calibration_samples: int | None = 1024,
     reconstruct: bool = False,
+    rewind: ModelLike | None = None,
+    finetune: int | str | Settings | None = None,
     lossless: bool | None = None,
     round_to: int | str | None = None,
     steps: int = 1,
@@ -111,13 +120,19 @@ def prune(
             data, so that outputs stay; widths are chosen by what refitting can't mend (the
             criterion only sets what the model costs). Without calibration data, the mean of what
             is removed goes into biases, where batch normalisation tells it.
+        rewind: an earlier checkpoint of the same structure: channels are chosen on the model, and
+            their weights taken from there (Frankle et al., "Linear Mode Connectivity and the
+            Lottery Ticket Hypothesis", 2020).
+        finetune: train what is left to do what the model did: epochs (30), minutes ("20min"), or
+            `training.settings.Settings`. On the calibration data, all of it; needs torch.
         lossless: channels that carry nothing (dead, constant, duplicates) go first, and what they
             did is folded into the operators behind them. True: nothing else is removed, unless a
             ratio or a target is given. False: not looked for.
         round_to: widths are left in multiples of this, and never below it; None is 16 for
             convolutions and 8 for matrix products (a group of fewer than four such steps takes a
             smaller power of two), `auto` widths that are fast as measured in onnxruntime.
-        steps: prune in so many stages, with scores computed anew in between.
+        steps: prune in so many stages, with scores computed anew in between; with `finetune`, each
+            stage is refitted and trained as well.
         max_ratio: the largest share that one group may lose.
         exact_only: leave alone the groups in which removing is not the same as masking.
         only: roles to prune: heads, head-dim, ffn, hidden, channels.
@@ -142,6 +157,15 @@ def prune(
     Raises:
         UsageError, NotPrunable, UnsupportedModel, BrokenModel, CheckFailed: see `errors`.
     """
+    settings = settings_of(finetune)
+    if rewind is not None and reconstruct:
+        raise UsageError("--rewind takes weights from another file: --reconstruct can't refit them")
+    if settings is not None and calibration is None:
+        raise UsageError("--finetune learns from data: give --calibration, too")
+    if settings is not None and steps > 1:
+        given = dict(locals())
+        options = {name: given[name] for name in _PRUNE if name not in _STEPWISE}
+        return iterated(prune, model_or_path, ratio, target, steps, settings, options)
     budget = Budget(
         ratio,
         scope,
@@ -159,6 +183,9 @@ def prune(
     work.provenance = provenance
     work.empty(chooser, data if reconstruct or lossless else None, lossless)
     planner = work.planner(budget, chooser, importance, input_shapes, threads, seed)
+    evaluation: dict[str, Any] = {"evaluated": eval, "metric": metric, "max_drop": max_drop}
+    # What is trained afterwards is judged afterwards.
+    judged = evaluation if settings is None else dict.fromkeys(evaluation)
 
     def carried_out(made: Plan, rebuilt: Rebuilt | None = None) -> Result:
         return work.carry_out(
@@ -168,9 +195,7 @@ def prune(
             threads=threads,
             verified=verify,
             timed=benchmark,
-            evaluated=eval,
-            metric=metric,
-            max_drop=max_drop,
+            **judged,
             seed=seed,
         )
 
@@ -182,17 +207,35 @@ def prune(
                 "widths that are no multiples of 16 or 8 are slow; --round-to 16 keeps as many"
                 " empty channels as fill them up"
             )
-        return result
-    if reconstruct and data is None:
-        return paced(work, planner, lambda made: carried_out(made, work.compensated))
-    if reconstruct and data is not None:
+    elif reconstruct and data is not None:
         rebuilder = Rebuilder(data, threads, seed, progress)
         made, outcome = work.rebuilt(planner, rebuilder)
         result = carried_out(made, lambda _: outcome)
         result.report.notes += planner.notes
         result.report.target = target_result(budget.goal, result.report)
+    elif rewind is not None:
+        earlier = Work(rewind, rules, progress)
+        result = paced(work, planner, lambda made: carried_out(made, earlier.rewound(made)))
+    elif reconstruct:
+        result = paced(work, planner, lambda made: carried_out(made, work.compensated))
+    else:
+        result = paced(work, planner, carried_out)
+    if settings is None or data is None:
         return result
-    return paced(work, planner, carried_out)
+    teaching = Teaching(replace(data, samples=None), settings, progress=work.progress)
+    return work.retrained(
+        result,
+        lambda choice, pruned: teaching.refine(work, choice, pruned),
+        input_shapes=input_shapes,
+        threads=threads,
+        **evaluation,
+        seed=seed,
+    )
+
+
+#: The arguments of `prune`, and those of them that are not the same in each of several stages.
+_PRUNE = tuple(signature(prune).parameters)
+_STEPWISE = ("model_or_path", "ratio", "target", "steps", "finetune")
 
 
 def search(
@@ -605,6 +648,144 @@ def sweep(
     report = collect(str(model), trials, pruned, timed, cost, source)
     choose(report, max_drop, max_cost, max_latency)
     return report
+
+
+def finetune(
+    model_or_path: ModelLike,
+    teacher: ModelLike,
+    data: Any,
+    *,
+    plan: Plan | str | Path | None = None,
+    labels: str = "",
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    settings: Settings | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    eval: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    provenance: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a pruned model to give the outputs of the one that it came from. Needs torch.
+
+    The result is never worse than the model was, on the samples held out.
+
+    Args:
+        model_or_path: the pruned model.
+        teacher: the original.
+        data: inputs, as calibration data (see `calibration`); no labels are needed.
+        plan: what was pruned: then tensors inside both models are compared as well.
+        labels: the name of labels in `data`, which are then used, too; "" for one of the usual
+            names (`labels`, `y`), if there is one.
+        samples: the most to use of the data; None for all.
+        settings: how it is trained; see `training.settings.Settings`.
+        checkpoint: where a run that is stopped goes on from with `resume`: a file, or one in the
+            user's cache.
+        eval: labelled samples or a function, as for `prune`: measured before and after.
+        max_drop: the most points that may be missing to the original, in the end.
+
+    Raises:
+        UsageError: torch is missing; models or data don't fit each other.
+        UnsupportedModel: an operator has no gradient.
+        CheckFailed: the loss is no number, or `max_drop` is missed.
+        Interrupted: on Ctrl-C, where a checkpoint was written.
+    """
+    made = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
+    return finetune_model(
+        model_or_path,
+        teacher,
+        _teaching(data, preprocess, samples, settings, labels, checkpoint, resume, progress),
+        plan=made,
+        rules=rules,
+        evaluated=eval,
+        metric=metric,
+        max_drop=max_drop,
+        threads=threads,
+        provenance=provenance,
+    )
+
+
+def train(
+    model_or_path: ModelLike,
+    data: Any,
+    *,
+    sparse: str = "group",
+    strength: float = 20.0,
+    ratio: float = 0.5,
+    labels: str = "",
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    settings: Settings | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    only: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    eval: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
+    rules: Sequence[str | Path] = (),
+    threads: int = 1,
+    provenance: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a model so that whole channels become unimportant, before it is pruned. Needs torch.
+
+    Its own outputs are what it is to give in the end as well, and those of labels where there are
+    any, while a penalty shrinks the coupled weights of channels.
+
+    Args:
+        sparse: `group` (DepGraph's: all coupled weights of the channels that matter least),
+            `growing` (a decay that grows, on the share `ratio` of each group's channels), or
+            `bn-scale` (network slimming).
+        strength: the weight decay of a channel that is to go, in proportion to the learning rate as
+            AdamW's is.
+        ratio: the share of channels that `growing` chooses, in (0, 1).
+
+    The other arguments are those of `finetune`, and of `prune`. Raises as `finetune`; NotPrunable
+    where there is nothing that the penalty could act on.
+    """
+    return train_model(
+        model_or_path,
+        _teaching(data, preprocess, samples, settings, labels, checkpoint, resume, progress),
+        Filter(several(only), False, several(include), several(exclude), False),
+        sparse=sparse,
+        strength=strength,
+        ratio=ratio,
+        rules=rules,
+        evaluated=eval,
+        metric=metric,
+        max_drop=max_drop,
+        threads=threads,
+        provenance=provenance,
+    )
+
+
+def _teaching(
+    data: Any,
+    preprocess: str | Path | Preprocess | Mapping[str, Any] | None,
+    samples: int | None,
+    settings: Settings | None,
+    labels: str,
+    checkpoint: str | Path | None,
+    resume: bool,
+    progress: Progress | None,
+) -> Teaching:
+    found = _calibration(data, preprocess, samples, None, settings.seed if settings else 0)
+    if found is None:
+        raise UsageError("training needs data: a .npz, a .npy, a folder, arrays, an iterable")
+    return Teaching(
+        found,
+        settings or Settings(),
+        labels,
+        None if checkpoint is None else Path(checkpoint),
+        resume,
+        progress or (lambda _: None),
+    )
 
 
 def permute(

@@ -18,15 +18,16 @@ Pruning", CVPR 2023); coupling by unification with index mapping is this project
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product as combinations
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Pin(NamedTuple):
@@ -200,6 +201,48 @@ def leaves(axis: Axis) -> Iterator[Dim]:
             yield part  # in normal form, so it is not bound to anything
         else:
             yield from leaves(part)
+
+
+def fold(
+    axis: Axis,
+    leaf: Callable[[Dim], T],
+    join: Callable[[Concat | Product, list[T]], T],
+    known: dict[Dim, T],
+) -> T:
+    """What `join` makes of the parts of `axis`, and `leaf` of the dims that it is made of.
+
+    `known` holds, from one call to the next, what came of the dims that have become something
+    else. The axis is not brought in normal form: where it was cut 2,000 times, one after the other,
+    each rest is a part of the rest before it, and is gone through once, not 2,000 times.
+    """
+
+    if isinstance(axis, Dim):  # most are, and are known at once
+        if axis.bound is None:
+            return leaf(axis)
+        if axis in known:
+            return known[axis]
+
+    def value(axis: Axis) -> T:
+        if not isinstance(axis, Dim):
+            return join(axis, [value(part) for part in axis.parts])
+        if axis.bound is None:
+            return leaf(axis)
+        if axis not in known:
+            known[axis] = value(axis.bound)
+        return known[axis]
+
+    inner: dict[Dim, None] = {}
+    todo = [axis]
+    while todo:  # the innermost first, so that `value` does not go deep
+        each = todo.pop()
+        if not isinstance(each, Dim):
+            todo.extend(each.parts)
+        elif each.bound is not None and each not in known and each not in inner:
+            inner[each] = None
+            todo.append(each.bound)
+    for dim in reversed(inner):
+        value(dim)
+    return value(axis)
 
 
 def is_pinned(axis: Axis) -> bool:
@@ -483,12 +526,26 @@ def _rows(axis: Axis, choice: Choice) -> list[Rows]:
 
 def selected_size(axis: Axis, sizes: Mapping[Dim, int]) -> int | None:
     """The size of `axis` when each dim in `sizes` has that many indices left."""
-    axis = resolve(axis)
-    if isinstance(axis, Dim):
-        return sizes.get(axis, axis.size)
-    parts = [selected_size(part, sizes) for part in axis.parts]
-    known = [size for size in parts if size is not None]
-    return axis._combine(known) if len(known) == len(parts) else None
+    return Sizes(sizes).of(axis)
+
+
+class Sizes:
+    """Sizes of axes when each dim in `left` has that many indices left."""
+
+    def __init__(self, left: Mapping[Dim, int]) -> None:
+        self.left = left
+        self._known: dict[Dim, int | None] = {}
+
+    def of(self, axis: Axis) -> int | None:
+        return fold(axis, self._leaf, self._join, self._known)
+
+    def _leaf(self, dim: Dim) -> int | None:
+        return self.left.get(dim, dim.size)
+
+    @staticmethod
+    def _join(axis: Concat | Product, sizes: list[int | None]) -> int | None:
+        known = [size for size in sizes if size is not None]
+        return axis._combine(known) if len(known) == len(sizes) else None
 
 
 def occurrences(axis: Axis) -> list[tuple[Dim, Index, Index]]:

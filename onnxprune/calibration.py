@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from .errors import UsageError
 from .inputs import Array, Feeds, input_specs
 from .preprocess import Preprocess, preprocess_of
-from .samples import Slots, Table, file_table, folder_tables, picks
+from .samples import LABELLED, Slots, Table, file_table, folder_tables, picks
 from .synthetic import Synthetic
 from .words import counted
+
+Index = NDArray[np.int64]
 
 #: How many synthetic samples are made where no number is asked for.
 SYNTHETIC_SAMPLES = 128
@@ -47,6 +50,27 @@ class Calibration:
     _fixed: int | None = field(default=None, repr=False)
     #: Whether samples stand along the first axis of the inputs; else every piece is one batch.
     _batched: bool = field(default=True, repr=False)
+    #: Samples by their numbers, where the source can be read in any order.
+    _rows: Callable[[Index], Feeds] | None = field(default=None, repr=False)
+
+    @property
+    def fixed(self) -> int | None:
+        """The size that every batch has to have: None for any, 1 where there is no batch axis."""
+        return self._fixed if self._batched else 1
+
+    def rows(self) -> tuple[int, Callable[[Index], Feeds]]:
+        """How many samples there are, and a function that reads any of them, `[k, ...]` each.
+
+        What can only be gone through from front to back is read into memory.
+        """
+        if self._rows is not None and self.samples is not None:
+            return self.samples, self._rows
+        pieces = list(self._pieces())
+        if not self._batched or any(_shapes(each) != _shapes(pieces[0]) for each in pieces):
+            return len(pieces), lambda index: pieces[int(index[0])]
+        whole = _joined(pieces)
+
+        return _length(whole), lambda index: _picked(whole, index)
 
     def batches(self, size: int = 32) -> Iterator[Feeds]:
         """Every batch, `{input: array}`; of `size` samples, or of the model's own fixed size.
@@ -105,7 +129,7 @@ class Calibration:
                     if len(index) == length:
                         yield piece
                     elif len(index):
-                        yield {name: x[index] if x.ndim else x for name, x in piece.items()}
+                        yield _picked(piece, index)
 
             return pieces
 
@@ -116,16 +140,15 @@ class Calibration:
                 return self.split(max(2, self.samples // step))
         left = None if count is None or self.samples is None else self.samples - count
         return (
-            replace(self, samples=left, _pieces=part(False)),
-            replace(self, samples=count, _pieces=part(True)),
+            replace(self, samples=left, _pieces=part(False), _rows=None),
+            replace(self, samples=count, _pieces=part(True), _rows=None),
         )
 
     def _rest(self, held: list[Feeds], count: int) -> Iterator[tuple[Feeds, int]]:
         if count:
             joined = _joined(held)
             if self._fixed:
-                index = np.arange(self._fixed) % count
-                joined = {name: x[index] if x.ndim else x for name, x in joined.items()}
+                joined = _picked(joined, np.arange(self._fixed) % count)
             yield joined, count
 
 
@@ -138,6 +161,7 @@ def open_calibration(
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     base_dir: Path | None = None,
+    labels: str | None = None,
 ) -> Calibration:
     """Calibration data for `model`, from any source (see the module).
 
@@ -147,12 +171,14 @@ def open_calibration(
         shapes: sizes of dynamic dims, for synthetic inputs.
         seed: of synthetic inputs.
         base_dir: the folder of the model's external weights, for synthetic inputs.
+        labels: read labels as well, as `LABELLED` among the feeds, where there are any: the name of
+            the array, or "" for one of the usual names (`samples.LABELS`).
 
     Raises UsageError where the source can't be read or does not fit the model's inputs.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"calibration: {limit} samples are none")
-    slots = Slots(input_specs(model), preprocess_of(preprocess))
+    slots = Slots(input_specs(model), preprocess_of(preprocess), labels)
     if not slots.specs:
         raise UsageError("calibration: the model has no inputs")
     if isinstance(source, str) and source == "synthetic":
@@ -184,7 +210,9 @@ class CalibrationData:
     shapes: Mapping[str, Sequence[int]] | None = None
     seed: int = 0
 
-    def open(self, model: ModelProto, base_dir: Path | None = None) -> Calibration:
+    def open(
+        self, model: ModelProto, base_dir: Path | None = None, labels: str | None = None
+    ) -> Calibration:
         """The data for one model. Raises UsageError as `open_calibration` does."""
         return open_calibration(
             self.source,
@@ -194,6 +222,7 @@ class CalibrationData:
             shapes=self.shapes,
             seed=self.seed,
             base_dir=base_dir,
+            labels=labels,
         )
 
     def options(self) -> dict[str, Any]:
@@ -222,7 +251,7 @@ def _path_tables(text: str, slots: Slots) -> list[Table]:
         )
     if path.suffix.lower() in (".npy", ".npz"):
         return [file_table(path, slots)]
-    return [file_table(path, Slots(slots.specs, slots.preprocess or Preprocess()))]
+    return [file_table(path, replace(slots, preprocess=slots.preprocess or Preprocess()))]
 
 
 def _of_tables(tables: Sequence[Table], slots: Slots, limit: int | None, name: str) -> Calibration:
@@ -238,10 +267,22 @@ def _of_tables(tables: Sequence[Table], slots: Slots, limit: int | None, name: s
             for at in range(0, len(index), step):
                 yield slots.fit(table.rows(index[at : at + step]), table.where)
 
+    starts = np.cumsum([0, *(len(index) for _, index in chosen)])
+
+    def rows(wanted: Index) -> Feeds:
+        owner = np.searchsorted(starts, wanted, side="right") - 1
+        order = np.argsort(owner, kind="stable")
+        read = []
+        for i in dict.fromkeys(owner[order].tolist()):
+            table, index = chosen[i]
+            mine = index[wanted[order[owner[order] == i]] - starts[i]]
+            read.append(slots.fit(table.rows(mine), table.where))
+        return _picked(_joined(read), np.argsort(order)) if slots.batched else read[0]
+
     next(pieces())  # what does not fit is said now
     said = f"{used:,} of {total:,}" if used < total else f"{used:,}"
     words = f"{said} sample{'s' * (total != 1)} of {name}{_repeated(used, slots.fixed)}"
-    return Calibration(used, words, pieces, slots.fixed, slots.batched)
+    return Calibration(used, words, pieces, slots.fixed, slots.batched, rows)
 
 
 def _repeated(count: int, fixed: int | None) -> str:
@@ -294,7 +335,10 @@ def _named(item: Any, slots: Slots) -> dict[str, Array]:
         chosen = slots.choose(headers, "calibration")
         return {name: arrays[key] for name, key in chosen.items()}
     if isinstance(item, (tuple, list)) and len(item) >= len(names) and not np.isscalar(item[0]):
-        return dict(zip(names, map(np.asarray, item), strict=False))
+        given = dict(zip(names, map(np.asarray, item), strict=False))
+        if slots.labels is not None and len(item) > len(names):
+            given[LABELLED] = np.asarray(item[len(names)])
+        return given
     if len(names) != 1:
         raise UsageError(
             f"calibration: a {type(item).__name__} is no feed of the inputs {', '.join(names)}:"
@@ -322,6 +366,10 @@ def _joined(held: Sequence[Feeds]) -> Feeds:
         name: np.concatenate([each[name] for each in held]) if x.ndim else x
         for name, x in first.items()
     }
+
+
+def _picked(feeds: Feeds, index: Index) -> Feeds:
+    return {name: x[index] if x.ndim else x for name, x in feeds.items()}
 
 
 def _cut(feeds: Feeds, start: int, stop: int) -> Feeds:

@@ -22,17 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from .axes import Choice, Dim, Index, Rows, kept_size, product, select, selected_size
 from .comparison import deviation, tolerance
 from .errors import CheckFailed
 from .exactness import maskable
 from .groups import Group, free_dims
-from .model import Array, is_external, replace_value
+from .model import Array, replace_value, tensor_array
 from .network import Axes, Network
 from .rewrite import changed_positions, rewrite, take
 from .runtime import Feeds, FoundInputs, make_inputs, run, session
@@ -243,8 +244,9 @@ def _allow_rounding(
     rng = np.random.default_rng(seed)
     weights = maskable(runner.network)
     noise = 0.0
-    for proto in (runner.network.model.proto, pruned):
-        moved = runner.run(last_bits_moved(proto, weights, rng), view)
+    model = runner.network.model
+    for proto in (model.proto, pruned):
+        moved = runner.run(last_bits_moved(proto, weights, rng, model.base_dir), view)
         noise = max(noise, runner.deviation(runner.run(proto, view), moved, {}))
     certificate.rounding = max(certificate.rounding, noise)
     if ROUNDING * noise > certificate.tolerance:
@@ -255,7 +257,9 @@ def _allow_rounding(
         ]
 
 
-def last_bits_moved(proto: ModelProto, weights: Set[str], rng: np.random.Generator) -> ModelProto:
+def last_bits_moved(
+    proto: ModelProto, weights: Set[str], rng: np.random.Generator, base_dir: Path = Path(".")
+) -> ModelProto:
     """A copy with each of these weights that is float32 one step up or down.
 
     Other constants may say what an operator does: a scale of Resize gives the size of its output.
@@ -264,9 +268,8 @@ def last_bits_moved(proto: ModelProto, weights: Set[str], rng: np.random.Generat
     moved.CopyFrom(proto)
     scales = np.array([0.5, 2.0], dtype=np.float32)
     for tensor in moved.graph.initializer:
-        floats = tensor.data_type == TensorProto.FLOAT and not is_external(tensor)
-        if floats and tensor.name in weights:
-            value = numpy_helper.to_array(tensor)
+        if tensor.data_type == TensorProto.FLOAT and tensor.name in weights:
+            value = tensor_array(tensor, base_dir)
             with np.errstate(over="ignore"):  # of masks: the least numbers that there are
                 other = value * rng.choice(scales, value.shape)
             replace_value(tensor, np.where(np.isfinite(other), np.nextafter(value, other), value))

@@ -78,7 +78,7 @@ def compensate(network: Network, choice: Choice, pruned: ModelProto) -> Compensa
     known = _Moments(network).run()
     model = ModelProto()
     model.CopyFrom(pruned)
-    editor, result = Editor(model), Compensation(model)
+    editor, result = Editor(model, network.model.base_dir), Compensation(model)
     for record in network.records:
         product = contraction(network, record.node)
         lost = [dim for dim in product.summed if dim in choice] if product else []

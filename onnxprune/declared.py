@@ -8,7 +8,8 @@ import math
 import onnx
 from onnx import ModelProto, TensorProto, TensorShapeProto
 
-from .model import LONGEST, Model, copy_fields, graphs, is_external
+from .external import is_external
+from .model import LONGEST, Model, copy_fields, graphs
 
 
 def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
@@ -23,15 +24,17 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
     found: dict[str, list[int | str | None]] = {}
     known: dict[bytes, list[int | str | None]] = {}
     for graph in graphs(skeleton.graph) if len(model.graphs) > 1 else (skeleton.graph,):
-        for value in (*graph.value_info, *graph.output, *graph.input):
-            # Most shapes occur many times, and bytes are read faster than fields of a message.
-            key = value.type.SerializeToString()
-            if key not in known:
+        values = [*graph.value_info, *graph.output, *graph.input]
+        # Most shapes occur many times, and bytes are read faster than fields of a message.
+        keys = [value.type.SerializeToString() for value in values]
+        for value, key in zip(values, keys, strict=True):
+            shape = known.get(key)
+            if shape is None:
                 tensor = value.type.tensor_type
                 if not tensor.HasField("shape"):
                     continue
-                known[key] = [_size(d) for d in tensor.shape.dim]
-            found[value.name] = known[key]
+                known[key] = shape = [_size(dim) for dim in tensor.shape.dim]
+            found[value.name] = shape
     return found
 
 
@@ -56,26 +59,27 @@ def without_weights(model: Model) -> ModelProto:
     target.name = source.name
     for name in ("input", "output", "value_info"):
         getattr(target, name).extend(getattr(source, name))
-    for node in model.nodes:
-        twin = target.node.add()
-        twin.CopyFrom(node.proto)
-        if twin.metadata_props:  # of PyTorch's exporter: where each node comes from, at length
-            twin.ClearField("metadata_props")
-    for tensor in source.initializer:
-        _copy_tensor(tensor, target.initializer.add(), tensor.name)
-    for name in model.constant_nodes:
-        _copy_tensor(model.constants[name], target.initializer.add(), name)
+    target.node.extend([node.proto for node in model.nodes])
+    # PyTorch's exporter says at length where each node comes from, or of none.
+    if any(node.metadata_props for node in target.node[::_SOME]):
+        for node in target.node:
+            node.ClearField("metadata_props")
+    constants = [(tensor.name, tensor) for tensor in source.initializer]
+    constants += [(name, model.constants[name]) for name in model.constant_nodes]
+    target.initializer.extend([_bare(tensor) for _, tensor in constants])
+    for twin, (name, _) in zip(target.initializer, constants, strict=True):
+        twin.name = name
     return copy
 
 
+#: Of so many nodes, one is asked whether it has metadata.
+_SOME = 32
 #: Tensors of at most so many elements are copied with their values.
 _SMALL = 64
 
 
-def _copy_tensor(source: TensorProto, target: TensorProto, name: str) -> None:
-    if math.prod(source.dims[:]) <= _SMALL and not is_external(source):
-        target.CopyFrom(source)
-    else:
-        target.data_type = source.data_type
-        target.dims.extend(source.dims)
-    target.name = name
+def _bare(tensor: TensorProto) -> TensorProto:
+    """The tensor, or one of its type and shape if it is large."""
+    if math.prod(tensor.dims[:]) <= _SMALL and not is_external(tensor):
+        return tensor
+    return TensorProto(data_type=tensor.data_type, dims=tensor.dims)

@@ -25,6 +25,7 @@ from .sensitivities import Point, Sensitivity
 from .sweeps.grid import Trial
 from .sweeps.results import SweepReport
 from .tables import Rule, operator_name
+from .teaching import TrainReport
 from .words import counted
 
 _SHOWN = 12
@@ -191,6 +192,35 @@ def show_mask(console: Console, report: MaskReport) -> None:
     console.print(f"{percent(report.sparsity)} of these weights are zero.")
     for name, reason in report.left.items():
         console.print(f"Left alone: {safe(name)}: {safe(reason)}.")
+    for note in report.notes:
+        console.print(f"Note: {safe(note)}.")
+    if report.output:
+        console.print(f"Written to [bold]{safe(report.output)}[/].")
+
+
+def show_training(console: Console, report: TrainReport) -> None:
+    """How the model did on samples held out, and on `--eval`, before and after."""
+    found = report.training
+    rows = table("", ">before", ">after")
+    for name, key in (
+        ("accuracy", "accuracy"),
+        ("agreement with the original", "agreement"),
+        ("distance of outputs", "distance"),
+    ):
+        before, after = found["before"][key], found["after"][key]
+        if before is not None and after is not None:
+            shown = (f"{x:.4g}" if key == "distance" else percent(x) for x in (before, after))
+            rows.add_row(f"{name}, held out ({found['held_out']:,})", *shown)
+    console.print(rows)
+    if report.given and report.evaluation:
+        for title, each in (("as it came", report.given), ("trained", report.evaluation)):
+            rows = table("", ">original", f">{title}", ">")
+            _evaluation(rows, each)
+            console.print(rows)
+    if report.sparsity:
+        gone = sum(each["gone"] for each in report.sparsity)
+        of = sum(each["channels"] for each in report.sparsity)
+        console.print(f"{gone:,} of {of:,} channels are nearly gone.")
     for note in report.notes:
         console.print(f"Note: {safe(note)}.")
     if report.output:

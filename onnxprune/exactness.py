@@ -10,12 +10,11 @@ operator takes a statistic over it. All other dims that are not pinned are stati
 
 from __future__ import annotations
 
-from collections import Counter
-
-from .axes import Dim, leaves
+from .axes import Axis, Dim, fold, leaves
 from .model import subgraphs
 from .network import Network, Record
 from .tables import REST, Zero
+from .uncollected import uncollected
 
 DimSet = frozenset[Dim]
 _NONE: DimSet = frozenset()
@@ -40,6 +39,7 @@ def maskable(network: Network) -> set[str]:
     return {name for name in network.model.constants if verdict.get(name, False)}
 
 
+@uncollected()
 def exact_dims(network: Network) -> set[Dim]:
     """The dims for which removing equals masking."""
     return _Walk(network).run()
@@ -51,7 +51,10 @@ class _Walk:
         self.masked = maskable(network)
         self.zero: dict[str, DimSet] = {}
         self._dims: dict[str, DimSet] = {}
-        self._axes: dict[str, Counter[Dim]] = {}
+        self._axes: dict[str, list[DimSet]] = {}
+        self._several: dict[str, DimSet] = {}
+        self._leaves: dict[Dim, DimSet] = {}
+        self._parts: dict[Dim, DimSet] = {}
 
     def run(self) -> set[Dim]:
         inexact: set[Dim] = set()
@@ -59,7 +62,7 @@ class _Walk:
             inexact.update(leaves(axis))
         for record in self.network.records:
             if record.contracted:
-                summed = {dim for axis in record.contracted for dim in leaves(axis)}
+                summed = _NONE.union(*map(self.free, record.contracted))
                 inexact |= summed - self.sums_zero(_terms(record, record.rule.sums))
             # Zeros are not followed into bodies: what flows through them is statistical.
             for body in subgraphs(record.node):
@@ -78,22 +81,41 @@ class _Walk:
         every = {dim for name in self.network.model.constants for dim in self.dims(name)}
         return every - inexact
 
+    def free(self, axis: Axis) -> DimSet:
+        """The dims in an axis that can be pruned."""
+        return fold(axis, self._alone, lambda _, parts: _NONE.union(*parts), self._parts)
+
+    def _alone(self, dim: Dim) -> DimSet:
+        if dim not in self._leaves:
+            pinned = dim.pins or (dim.size or 0) < 2
+            self._leaves[dim] = _NONE if pinned else frozenset((dim,))
+        return self._leaves[dim]
+
+    def axes(self, name: str) -> list[DimSet]:
+        """The dims in each of a tensor's axes that can be pruned."""
+        if name not in self._axes:
+            self._axes[name] = [self.free(axis) for axis in self.network.axes.get(name) or ()]
+        return self._axes[name]
+
     def dims(self, name: str) -> DimSet:
         """The dims in a tensor's axes that can be pruned."""
         if name not in self._dims:
-            self._dims[name] = frozenset(self.axes(name))
+            self._dims[name] = _NONE.union(*self.axes(name))
         return self._dims[name]
 
-    def axes(self, name: str) -> Counter[Dim]:
-        """The dims in a tensor's axes that can be pruned, and on how many axes each of them is."""
-        if name not in self._axes:
-            self._axes[name] = Counter(
-                dim
-                for axis in self.network.axes.get(name) or ()
-                for dim in dict.fromkeys(leaves(axis))
-                if _free(dim)
-            )
-        return self._axes[name]
+    def several(self, name: str) -> DimSet:
+        """The dims that are on more than one of a tensor's axes."""
+        if name not in self._several:
+            axes, found = self.axes(name), set[Dim]()
+            if sum(map(len, axes)) > len(self.dims(name)):
+                for i, axis in enumerate(axes):
+                    found.update(*(axis & other for other in axes[:i]))
+            self._several[name] = frozenset(found)
+        return self._several[name]
+
+    def count(self, name: str, dim: Dim) -> int:
+        """On how many axes of a tensor a dim is."""
+        return sum(dim in axis for axis in self.axes(name))
 
     def known(self, name: str) -> DimSet:
         """The dims along which a tensor is zero where indices are removed."""
@@ -115,15 +137,14 @@ class _Walk:
         A column plus a row, of one dim both, is zero only where both of its positions are removed;
         a sum over one axis of a matrix says nothing of the other.
         """
-        wanted, operands = self.axes(output), {name for names in terms for name in names}
-        several = {
-            dim for dim in found if any(self.axes(name)[dim] > 1 for name in (output, *operands))
-        }
+        if not found:
+            return found
+        names = {output, *(name for names in terms for name in names)}
         return found - {
             dim
-            for dim in several
+            for dim in found & _NONE.union(*map(self.several, names))
             for names in terms
-            if sum(self.axes(name)[dim] for name in names) < wanted[dim]
+            if sum(self.count(name, dim) for name in names) < self.count(output, dim)
             or any(dim in self.dims(name) - self.known(name) for name in names)
         }
 
@@ -136,10 +157,6 @@ class _Walk:
             zero |= known
             other |= _NONE.union(*map(self.dims, names)) - known
         return zero - other
-
-
-def _free(dim: Dim) -> bool:
-    return not dim.pins and (dim.size or 0) > 1
 
 
 def _terms(record: Record, expression: Zero | None) -> list[list[str]]:

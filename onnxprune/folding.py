@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from .external import is_external
 from .model import (
     attributes,
     captured,
     constant_tensor,
     copy_fields,
-    is_external,
     replace_value,
     subgraphs,
 )

@@ -16,6 +16,7 @@ import numpy as np
 from .axes import Axis, Dim, Index, Pin, Product, leaves, occurrences, resolve
 from .finer import outer_dims
 from .network import Network
+from .uncollected import uncollected
 
 #: Of several roles that a dim plays, the first of these is the one it is called by.
 _PRECEDENCE = ("second-factor", "heads", "head-dim", "hidden", "channels", "ffn")
@@ -88,6 +89,7 @@ class Kept:
     pins: tuple[Pin, ...]
 
 
+@uncollected()
 def find_groups(network: Network) -> list[Group]:
     """All groups of a network, in the order in which the graph first uses their weights."""
     coupled: dict[Dim, list[Member]] = defaultdict(list)

@@ -91,12 +91,12 @@ class Importance:
         if self.data is not None and not isinstance(score, _plain()):
             calibration = self.data.open(network.model.proto, network.model.base_dir)
             measured = _Measured(network, groups, score, calibration)
-        weights = Weights(network, groups, self.reduction, measured)
+        weights = Weights(network, groups, self.reduction, measured, self.data)
         if measured is not None:
             measured.weights = weights
             self.notes.append(f"calibrated on {measured.calibration.source}")
         found = [self._scores(score, group, weights) for group in groups]
-        self.notes.extend(_told(weights.notes, len(groups)))
+        self.notes.extend([*weights.said, *_told(weights.notes, len(groups))])
         return found
 
     def _scores(

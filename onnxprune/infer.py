@@ -19,8 +19,10 @@ from .model import Model, Node
 from .network import Network, Unsure
 from .op import Op
 from .tables import FUNCTIONS, Rule, operator_name
+from .uncollected import uncollected
 
 
+@uncollected()
 def infer(model: Model, rules: Mapping[str, Rule], *, pin_interface: bool = True) -> Network:
     """Read the axes of every tensor of `model`. Takes time linear in the number of nodes.
 
@@ -54,10 +56,8 @@ def apply(network: Network, node: Node) -> None:
     """Apply one node's rule; pin what it touches where there is none, or where it is unsure."""
     op = Op(network, node)
     arithmetic = values.has_values(op)
-    if arithmetic:
-        values.compute(op)
-        if op.holds_sizes():
-            return
+    if arithmetic and values.compute(op):
+        return
     try:
         follow(op)
     except Unsure as unsure:

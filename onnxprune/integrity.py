@@ -18,7 +18,8 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from .errors import BrokenModel, UnsupportedModel
-from .model import LARGEST, Place, Stamp, graphs, is_external, node_name, stored_bytes, subgraphs
+from .external import Place, is_cut, is_external, stored_bytes
+from .model import LARGEST, Stamp, graphs, node_name, subgraphs
 from .trust import trust
 
 #: A sparse tensor has one value in so many elements at least, or takes so many bytes at most.
@@ -195,6 +196,11 @@ def _place(name: str, tensor: TensorProto) -> Place:
         ) from None
     if isinstance(place.location, bytes):  # what protobuf makes of a text that is not UTF-8
         raise BrokenModel(f"tensor {name!r}: its external data path {place.location!r} is not text")
+    if is_cut(tensor):
+        raise BrokenModel(
+            f"tensor {name!r}: its external data has entries that no file has; it is damaged, or"
+            " made to mislead"
+        )
     if place.offset < 0:
         raise BrokenModel(
             f"tensor {name!r}: {place.location!r} does not hold anything at the offset"

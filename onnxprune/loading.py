@@ -38,25 +38,24 @@ from onnx import (
 from onnx.inliner import inline_local_functions
 
 from .errors import BrokenModel, OnnxPruneError, UnsupportedModel, UsageError
+from .external import Place, is_external, stored_bytes
 from .folding import fold_writes, plain_splits
 from .integrity import check, check_unchanged, is_inside, stamp_of
 from .model import (
     LARGEST,
     Model,
-    Place,
     Stamp,
     captured,
     graphs,
-    is_external,
     node_name,
     replace_value,
     stored,
-    stored_bytes,
     subgraphs,
     tensor_array,
 )
 from .splitting import split_shared_vectors
 from .trust import trust
+from .uncollected import uncollected
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
 ModelLike = Union[ModelProto, str, Path, "gs.Graph"]
 
 
+@uncollected()
 def load(source: ModelLike) -> Model:
     """Read a model and bring it in the form of the reference.
 

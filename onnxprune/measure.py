@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.inliner import inline_local_functions
 
+from onnxprune import external
 from onnxprune.inputs import Model, proto
 from onnxprune.macs import MULTIPLYING, multiplications
 from onnxprune.shapes import graphs, infer, subgraphs, weightless
@@ -142,19 +142,21 @@ def parameters(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
 
 def bytes_of(model: Model, loaded: ModelProto) -> int:
     """The bytes of a model and of its external data; `loaded` is what `model` holds."""
-    external: dict[str, dict[int, int]] = defaultdict(dict)
+    outside: dict[str, dict[object, int]] = defaultdict(dict)
+    recipes = 0  # of cuts: they are gone when what they stand for is written
     for nodes, graph in _graphs(loaded):
         tensors = [a.t for n in nodes for a in n.attribute if a.type == AttributeProto.TENSOR]
         for tensor in [*tensors, *(graph.initializer if graph else ())]:
-            if uses_external_data(tensor):
-                info = ExternalDataInfo(tensor)
-                external[info.location][int(info.offset or 0)] = stored_bytes(tensor)
+            if external.is_external(tensor):
+                location = external.Place.of(tensor).location
+                outside[location][external.region(tensor)] = stored_bytes(tensor)
+                recipes += external.recipe_bytes(tensor)
     # Of a file that others share, a part may be used: what a pruned model has left of it.
-    sizes = {location: sum(lengths.values()) for location, lengths in external.items()}
+    sizes = {location: sum(lengths.values()) for location, lengths in outside.items()}
     if isinstance(model, ModelProto):
-        return byte_size(model) + sum(sizes.values())
+        return byte_size(model) - recipes + sum(sizes.values())
     path = Path(os.fspath(model))
-    for location in external:
+    for location in outside:
         if (path.parent / location).is_file():
             sizes[location] = (path.parent / location).stat().st_size
     return path.stat().st_size + sum(sizes.values())
@@ -162,29 +164,13 @@ def bytes_of(model: Model, loaded: ModelProto) -> int:
 
 def stored_bytes(tensor: TensorProto) -> int:
     """The bytes that a tensor's values take, where they are stored."""
-    if uses_external_data(tensor):
-        length = ExternalDataInfo(tensor).length
-        return int(length) if length else raw_bytes(tensor.data_type, math.prod(tensor.dims))
+    if external.is_external(tensor):
+        return external.stored_bytes(tensor)
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
     frame = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
     size: int = tensor.ByteSize() - frame.ByteSize()
     return max(0, size)
-
-
-#: bits: what is packed closer than one element a byte
-_PACKED = {
-    TensorProto.DataType.Value(name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
-    if hasattr(TensorProto, name)
-}
-
-
-def raw_bytes(data_type: int, elements: int) -> int:
-    """The bytes of so many elements of an ONNX type, as raw data."""
-    if data_type in _PACKED:
-        return -(-elements * _PACKED[data_type] // 8)
-    return elements * int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 # --- MACs ---------------------------------------------------------------------------------------

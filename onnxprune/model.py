@@ -7,9 +7,9 @@ the file stay there until `Model.read` is asked for one.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,9 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from . import external
 from .errors import BrokenModel
+from .external import is_external
 from .tables import operator_name
 
 Array = NDArray[Any]
@@ -115,6 +117,25 @@ class Model:
         """
         return tensor_array(self.constants[name], self.base_dir, name)
 
+    def blocks(self, name: str) -> Iterator[tuple[int, Array]]:
+        """The value of one constant of rank 1 and more, as blocks of rows and where they start.
+
+        Of one in another file no more than a block is in memory. Where blocks begin depends on the
+        shape and the type alone.
+
+        Raises BrokenModel as `read` does.
+        """
+        tensor = self.constants[name]
+        if is_external(tensor):
+            with reading(tensor, name):
+                yield from external.blocks(tensor, self.base_dir)
+            return
+        value = self.read(name)
+        width = int(np.prod(value.shape[1:]))
+        step = external.rows_of_block(tensor.data_type, width)
+        for start in range(0, len(value), step):
+            yield start, value[start : start + step]
+
     @cached_property
     def opset(self) -> int:
         """The version of the ai.onnx operators."""
@@ -201,63 +222,6 @@ def copy_fields(source: Message, target: Message, *, without: str) -> None:
             setattr(target, descriptor.name, value)
 
 
-def is_external(tensor: TensorProto) -> bool:
-    """True where the tensor's bytes are in another file."""
-    return tensor.data_location == TensorProto.EXTERNAL
-
-
-class Place(NamedTuple):
-    """Where an external tensor's bytes are, as its entries say: a relative path, and bytes."""
-
-    #: bytes where it is no text
-    location: Any
-    offset: int
-    #: None where it is not said: as many as the tensor needs.
-    length: int | None
-
-    @classmethod
-    def of(cls, tensor: TensorProto) -> Place:
-        """Raises ValueError where an entry is no number. Of two of one key the last counts."""
-        entries: dict[str, Any] = {entry.key: entry.value for entry in tensor.external_data}
-        length = entries.get("length")
-        return cls(
-            entries.get("location", ""),
-            int(entries.get("offset") or 0),
-            int(length) if length else None,
-        )
-
-
-#: Types of which several elements share a byte, and how many bits one takes.
-_PACKED = {
-    code: bits
-    for name, code in TensorProto.DataType.items()
-    for ending, bits in (("INT2", 2), ("INT4", 4), ("FLOAT4E2M1", 4), ("E2M3", 6), ("E3M2", 6))
-    if name.endswith(ending)
-}
-
-
-def stored_bytes(tensor: TensorProto) -> int:
-    """How many bytes the elements of a tensor take. Raises KeyError for a type that is none."""
-    bits = _PACKED.get(tensor.data_type)
-    if bits is None:
-        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    size: int = -(-math.prod(tensor.dims[:]) * bits // 8)
-    return size
-
-
-def _with_bytes(tensor: TensorProto, base_dir: Path) -> TensorProto:
-    """An external tensor with its bytes: as many as it needs, and no more, are read."""
-    place, size = Place.of(tensor), stored_bytes(tensor)
-    with open(base_dir / place.location, "rb") as file:
-        file.seek(place.offset)
-        data = file.read(size)
-    if len(data) < size:
-        raise ValueError(f"{place.location!r} ends too early")
-    return TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
-    )
-
-
 #: Types whose bytes are read as they are, which is ten times faster than onnx's own way.
 _PLAIN: dict[int, np.dtype[Any]] = {
     TensorProto.BOOL: np.dtype(np.bool_),
@@ -268,14 +232,21 @@ _PLAIN: dict[int, np.dtype[Any]] = {
 
 def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
     """The value of `tensor`, read from its file where it is external."""
-    try:
+    with reading(tensor, name):
         if is_external(tensor):
-            tensor = _with_bytes(tensor, base_dir)
+            return external.read(tensor, base_dir)
         dtype = _PLAIN.get(tensor.data_type)
         if dtype is not None and tensor.HasField("raw_data"):
             plain: Array = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims[:])
             return plain
         return numpy_helper.to_array(tensor)
+
+
+@contextmanager
+def reading(tensor: TensorProto, name: str) -> Iterator[None]:
+    """Say which tensor it is that can't be read."""
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:
@@ -287,7 +258,11 @@ def tensor_array(tensor: TensorProto, base_dir: Path, name: str = "") -> Array:
 
 def replace_value(tensor: TensorProto, value: Array) -> None:
     """Give `tensor` another value, in place; its name and what is said of it stay."""
-    new = numpy_helper.from_array(value)
+    replace(tensor, numpy_helper.from_array(value))
+
+
+def replace(tensor: TensorProto, new: TensorProto) -> None:
+    """Make `new` of `tensor`, in place; its name and what is said of it stay."""
     for each in ("name", "doc_string"):
         if tensor.HasField(each):
             setattr(new, each, getattr(tensor, each))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from .axes import Axis, Dim, Pin
 from .costs import Cost, Scaled, Term, at_size
+from .external import bytes_of as bytes_of_elements
 from .macs import Product, multiplications
-from .measure import bytes_of, parameters, raw_bytes, stored_bytes
+from .measure import bytes_of, parameters, stored_bytes
 from .model import node_name
 from .network import Network
 from .shapes import Shapes, infer
@@ -108,7 +109,7 @@ class _Bytes:
     whole: int
 
     def __call__(self, count: int, changed: bool) -> int:
-        return raw_bytes(self.data_type, count) if changed else self.whole
+        return bytes_of_elements(self.data_type, count) if changed else self.whole
 
 
 def _term(network: Network, name: str, value: Callable[[int, bool], int]) -> Term:

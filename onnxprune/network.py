@@ -11,14 +11,15 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from .axes import Axis, Dim, Pin, leaves
+from .external import is_external
 from .model import SMALL, Array, Model, attributes
 from .strides import Count
 from .tables import Rule
 
 Axes = list[Axis]
 
-#: Constants of at most so many bytes, names included, are told apart by them.
-_TINY = 128
+#: Constants of at most so many elements are told apart by their bytes, names included.
+_TINY = 16
 
 
 class Unsure(Exception):
@@ -59,19 +60,25 @@ class Quantised:
     point: str
     axis: int
 
-    def spread(self, values: Array, shape: Sequence[int]) -> Array:
-        """Scales or zero points as an array that is broadcast to codes of `shape`."""
+    def spread(self, values: Array, shape: Sequence[int], rows: slice = slice(None)) -> Array:
+        """Scales or zero points as an array that is broadcast to codes of `shape`, or rows of it.
+
+        Rows are indices of the first axis.
+        """
         axis = self.axis % len(shape) if shape else 0
         if values.size == 1:
             return values.reshape(())
+        at = np.arange(shape[axis])[rows if axis == 0 else slice(None)]
         if values.ndim == 1:
-            return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        block = -(-shape[axis] // values.shape[axis])  # one for each block
-        spread: Array = np.repeat(values, block, axis)
-        return spread[(slice(None),) * axis + (slice(shape[axis]),)]
+            return values[at].reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        if axis and len(values) == shape[0]:
+            values = values[rows]
+        blocked = at // -(-shape[axis] // values.shape[axis])  # one for each block
+        spread: Array = np.take(values, blocked, axis)
+        return spread
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """What one node did with axes: kept for proving which dims are exact."""
 
@@ -94,7 +101,10 @@ class Network:
     axes: dict[str, Axes | None] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     #: The values of tiny constants by their bytes.
-    tiny: dict[bytes, Array | None] = field(default_factory=dict)
+    tiny: dict[bytes, Array] = field(default_factory=dict)
+    #: Of equal values, the one that stands for all of them; and what was computed of them.
+    ones: dict[tuple[object, ...], Array] = field(default_factory=dict)
+    computed: dict[tuple[object, ...], tuple[object, Array | None]] = field(default_factory=dict)
     #: Tensors that hold sizes, or what is computed of sizes alone.
     sizes: set[str] = field(default_factory=set)
     #: Index tensors whose elements rise by one step along each axis.
@@ -138,22 +148,28 @@ class Network:
         tensor = self.model.constants.get(name)
         if tensor is None:
             return None
-        if tensor.ByteSize() > _TINY:
-            value = self._read(name, tensor)
+        if tensor.data_type == TensorProto.STRING or (count := math.prod(tensor.dims[:])) > SMALL:
+            return None
+        if count > _TINY or is_external(tensor):
+            value = self.one(self.model.read(name))
         else:
             # Most are equal to one that was read before; bytes are read faster than fields are.
             content = tensor.SerializeToString()
             if content not in self.tiny:
-                self.tiny[content] = self._read(name, tensor)
+                self.tiny[content] = self.one(self.model.read(name))
             value = self.tiny[content]
-        if value is not None:
-            self.values[name] = value
+        self.values[name] = value
         return value
 
-    def _read(self, name: str, tensor: TensorProto) -> Array | None:
-        if tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > SMALL:
-            return None
-        return self.model.read(name)
+    def one(self, value: Array) -> Array:
+        """The array that stands for all that are equal to `value`, types of elements included."""
+        key: tuple[object, ...]
+        if value.dtype.hasobject:
+            elements = value.ravel().tolist()
+            key = (value.shape, *elements, *map(type, elements))
+        else:
+            key = (value.shape, value.dtype, value.tobytes())
+        return self.ones.setdefault(key, value)
 
     def quantised(self) -> dict[str, Quantised]:
         """The tensors that hold codes, by name."""

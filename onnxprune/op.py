@@ -14,8 +14,6 @@ from .network import Axes, Frozen, Network, Patch, Record, Unsure
 from .notation import Pattern
 from .tables import Rule
 
-_SIZES = Pin("it holds sizes")
-
 
 class Op:
     """One node as its rule sees it: operands, attributes, values, and ways to equate their axes."""
@@ -67,6 +65,11 @@ class Op:
             return default
         value = attribute_value(attribute)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def attributes_key(self) -> bytes:
+        """Bytes that are equal for two nodes of one operator if their attributes are."""
+        attributes = self.node.attribute
+        return b"".join(each.SerializeToString() for each in attributes) if attributes else b""
 
     def has(self, i: int) -> bool:
         """True where operand `i` is given."""
@@ -241,24 +244,6 @@ class Op:
         The axes that it gives one name are equated, and the outputs get their axes.
         """
         match(self, pattern)
-
-    def holds_sizes(self) -> bool:
-        """Whether it computes sizes of sizes: then there is nothing to prune, and no rule to apply.
-
-        What it reads and makes is pinned.
-        """
-        network, name = self.network, self.outputs[0]
-        if name not in network.sizes or self.kind in ("Shape", "Size"):
-            return False
-        shape, hint = network.values[name].shape, network.shapes.get(name)
-        if hint is not None and len(hint) != len(shape):
-            return False
-        for each in self.inputs:
-            if each and each not in network.sizes and network.values[each].size > 1:
-                for axis in network.axes_of(each) or ():
-                    pin(axis, _SIZES)
-        network.axes[name] = [Dim(size, (_SIZES,)) for size in shape]
-        return True
 
     # -- ending ----------------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ from .rewrite import tensor_positions
 
 SCHEMA = 1
 
+#: `{constant: {axis: kept positions}}`
+Kept = Mapping[str, Mapping[int, Index]]
+
 
 @dataclass
 class PlannedGroup:
@@ -361,9 +364,30 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
 
     Raises PlanMismatch where the plan does not fit.
     """
-    kept = plan.kept
+    choice = choice_from(plan.kept, network, groups)
+    reached = plan.kept.keys() & network.model.constants.keys()
+    for planned in plan.groups:
+        if not any(tensor in reached for tensor, _ in planned.members):
+            raise PlanMismatch(
+                f"the plan does not fit: none of the tensors of group {planned.name!r} is in this"
+                " model; make a plan of this model with `onnxprune plan`"
+            )
+    return choice
+
+
+def composed(first: Kept, then: Kept) -> dict[str, dict[int, Index]]:
+    """What is kept of each constant by a plan, and of that by a plan for the model it gave."""
+    found = {name: dict(axes) for name, axes in first.items()}
+    for name, axes in then.items():
+        for axis, index in axes.items():
+            before = found.setdefault(name, {}).get(axis)
+            found[name][axis] = index if before is None else before[index]
+    return found
+
+
+def choice_from(kept: Kept, network: Network, groups: Sequence[Group]) -> Choice:
+    """The choice that keeps these positions of constants; raises PlanMismatch where none does."""
     choice: dict[Dim, Index | Rows] = {}
-    reached: set[str] = set()
     constants = network.model.constants
     for name, axes in kept.items():
         if name not in constants:
@@ -387,7 +411,6 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
     for name, axes in kept.items():
         if name not in constants:
             continue
-        reached.add(name)
         for axis, index in axes.items():
             # An edited plan may keep all of a group: then nothing of that axis is cut.
             now = here.get(name, {}).get(axis, np.arange(constants[name].dims[axis]))
@@ -396,10 +419,4 @@ def choice_of(plan: Plan, network: Network, groups: Sequence[Group]) -> Choice:
                     f"the plan does not fit: axis {axis} of {name!r} can't be cut as it says in"
                     " this model; make a plan of this model with `onnxprune plan`"
                 )
-    for planned in plan.groups:
-        if not any(tensor in reached for tensor, _ in planned.members):
-            raise PlanMismatch(
-                f"the plan does not fit: none of the tensors of group {planned.name!r} is in this"
-                " model; make a plan of this model with `onnxprune plan`"
-            )
     return choice

@@ -32,6 +32,14 @@ def _divided(x: Scores, by: float) -> Scores:
     return x / by if by else x
 
 
+def _of_the_strong(x: Scores) -> float:
+    """The mean of the larger half: DepGraph's relative score is the multiple of it (section 3.3).
+
+    After sparse training, the smaller half says how far that went, and not what matters.
+    """
+    return float(np.sort(x, axis=None)[x.size // 2 :].mean())
+
+
 #: How the scores of a group, `[rows, size]`, are scaled, so that groups can be compared: with
 #: several rows, their mean is what is compared.
 NORMALIZERS: dict[str, Callable[[Scores], Scores]] = {
@@ -40,5 +48,6 @@ NORMALIZERS: dict[str, Callable[[Scores], Scores]] = {
     "max": lambda x: _divided(x, float(x.max())),
     "sum": lambda x: _divided(x, float(x.sum()) / (x.size // x.shape[-1])),
     "standardize": lambda x: _divided(x - x.min(), float(x.max() - x.min())),
+    "relative": lambda x: _divided(x, _of_the_strong(x)),
     "gaussian": lambda x: _divided(x - x.mean(), float(x.std())),
 }

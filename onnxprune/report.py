@@ -110,6 +110,8 @@ class Report:
     options: dict[str, Any] = field(default_factory=dict)
     #: What was refitted, and what came of it (see `reconstruction.Outcome.to_dict`).
     reconstruction: dict[str, Any] | None = None
+    #: How what was left was trained (see `training.outcome.Trained.to_dict`).
+    training: dict[str, Any] | None = None
     #: What the lossless step found (see `emptied.Emptied`).
     lossless: dict[str, Any] | None = None
     #: What a search tried: a budget and the points that it lost, each.
@@ -148,6 +150,7 @@ class Report:
             "options": self.options,
             "lossless": self.lossless,
             "reconstruction": self.reconstruction,
+            "training": self.training,
             "trials": self.trials,
             "notes": self.notes,
             "timings": self.timings,

@@ -24,13 +24,14 @@ from .axes import (
     Choice,
     Index,
     Product,
+    Sizes,
     kept_size,
     leaves,
     product,
     resolve,
     select,
-    selected_size,
 )
+from .external import SMALL, cut, is_external, stored_bytes
 from .model import Array, captured, copy_fields, graphs, replace_value, subgraphs
 from .network import Frozen, Network, Patch
 from .values import is_number
@@ -80,7 +81,8 @@ def rewrite(
 
     Constants in `maskable` are first set to zero outside of the indices that `mask` keeps (and
     quantised ones to their zero point); those in `values` have these values in place of their own.
-    Weights kept outside the file that do not change still refer to the original's data file.
+    Weights kept outside the file still refer to the original's data file: whole, or cut (see
+    `external`).
     """
     return _Rewriter(network, choice, mask or {}, maskable, values or {}).run()
 
@@ -100,7 +102,7 @@ class _Rewriter:
         self.choice = choice
         masked = tensor_positions(network, mask)
         self.masked = {name: masked[name] for name in maskable if name in masked}
-        self.sizes = {dim: kept_size(chosen) for dim, chosen in choice.items()}
+        self.sizes = Sizes({dim: kept_size(chosen) for dim, chosen in choice.items()})
         self.positions = tensor_positions(network, choice)
         self.quantised = network.quantised() if self.masked else {}
         self.changing = self.positions.keys() | self.masked.keys() | values.keys()
@@ -134,7 +136,7 @@ class _Rewriter:
         return self.proto
 
     def size(self, axis: Axis) -> int | None:
-        return selected_size(axis, self.sizes)
+        return self.sizes.of(axis)
 
     def changed(self, axis: Axis) -> bool:
         return self.size(axis) != axis.size
@@ -163,9 +165,13 @@ class _Rewriter:
         copy_fields(source, target, without="initializer")
         for tensor in source.initializer:
             changed = tensor.name in self.changing
-            target.initializer.append(self._cut(tensor) if changed else tensor)
+            target.initializer.append(self._cut(tensor, lazily=True) if changed else tensor)
 
-    def _cut(self, tensor: TensorProto) -> TensorProto:
+    def _cut(self, tensor: TensorProto, lazily: bool = False) -> TensorProto:
+        name = tensor.name
+        given = name in self.values or (name in self.masked and name in self.quantised)
+        if lazily and not given and is_external(tensor) and stored_bytes(tensor) >= SMALL:
+            return cut(tensor, self.positions.get(name, {}), self._gone(name))
         new = TensorProto(name=tensor.name, metadata_props=tensor.metadata_props)
         if tensor.HasField("doc_string"):
             new.doc_string = tensor.doc_string
@@ -177,11 +183,18 @@ class _Rewriter:
         if name in self.masked:
             value = value.copy()
             fill = np.broadcast_to(self._zero(name, value), value.shape)
-            for axis, kept in self.masked[name].items():
-                gone = np.setdiff1d(np.arange(value.shape[axis]), kept)
+            for axis, gone in self._gone(name).items():
                 at = (slice(None),) * axis + (gone,)
                 value[at] = fill[at]
         return take(value, self.positions.get(name, {}))
+
+    def _gone(self, name: str) -> dict[int, Index]:
+        """The positions of a constant's axes that are masked."""
+        dims = self.model.constants[name].dims
+        return {
+            axis: np.setdiff1d(np.arange(dims[axis]), kept)
+            for axis, kept in self.masked.get(name, {}).items()
+        }
 
     def _zero(self, name: str, value: Array) -> Array:
         """What stands for zero in a constant: its zero point where it is quantised, else 0."""

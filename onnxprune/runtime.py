@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxprune import ort
+from onnxprune import external, ort
 from onnxprune.errors import BrokenModel, OnnxPruneError, UnsupportedModel, UsageError
 from onnxprune.inputs import (
     SCALARS,
@@ -38,6 +38,7 @@ from onnxprune.inputs import (
     proto,
     shape_of,
 )
+from onnxprune.model import replace_value, tensor_array
 from onnxprune.trust import trust
 
 __all__ = [
@@ -108,9 +109,15 @@ def session(
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.fspath(base_dir)
         )
+    held: dict[str, Any] = {}
     try:
+        if isinstance(model, ModelProto):
+            model, held = _carried_out(model, Path(base_dir or "."))
+            options.add_external_initializers(list(held), list(held.values()))
         source = _serialized(model) if isinstance(model, ModelProto) else os.fspath(model)
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        live = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        live.held = held  # onnxruntime reads them where they are
+        return live
     except OnnxPruneError:
         raise
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -161,6 +168,28 @@ def runner(session: Any, feeds: Mapping[str, Array]) -> Callable[[], object]:
     return lambda: session.run(None, plain)
 
 
+def _carried_out(model: ModelProto, base_dir: Path) -> tuple[ModelProto, dict[str, Any]]:
+    """A model for onnxruntime, which knows no cut tensors, and the values of those by name.
+
+    What it does not take as a value goes into a copy of the model.
+    """
+    cuts = [tensor for tensor in model.graph.initializer if external.is_cut(tensor)]
+    packed = {tensor.name for tensor in cuts if external.is_packed(tensor)}
+    values = {
+        tensor.name: _ort_value(tensor_array(tensor, base_dir))
+        for tensor in cuts
+        if tensor.name not in packed
+    }
+    if packed:
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        for tensor in copy.graph.initializer:
+            if tensor.name in packed:
+                replace_value(tensor, tensor_array(tensor, base_dir))
+        model = copy
+    return model, values
+
+
 def _serialized(model: ModelProto) -> bytes:
     # Protobuf itself answers an oversized message with an error that names nothing.
     size = sum(len(t.raw_data) for t in model.graph.initializer)
@@ -194,15 +223,15 @@ def _has_small_floats(session: Any) -> bool:
 
 
 def _ort_values(feeds: Mapping[str, Array]) -> dict[str, Any]:
-    values = {}
-    for name, array in feeds.items():
-        if array.dtype.name.startswith(("bfloat16", "float8")):
-            bits = array.view(f"u{array.dtype.itemsize}")
-            code = helper.np_dtype_to_tensor_dtype(array.dtype)
-            values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)
-        else:
-            values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-    return values
+    return {name: _ort_value(array) for name, array in feeds.items()}
+
+
+def _ort_value(array: Array) -> Any:
+    if array.dtype.name.startswith(("bfloat16", "float8")):
+        bits = array.view(f"u{array.dtype.itemsize}")
+        code = helper.np_dtype_to_tensor_dtype(array.dtype)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _from_ort_value(value: Any) -> Array:

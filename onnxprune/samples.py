@@ -21,6 +21,8 @@ from .preprocess import Preprocess, is_image, pillow
 
 #: What labels are called: never an input.
 LABELS = ("labels", "label", "y", "targets", "target")
+#: The name that labels have among the arrays of a sample, where they are asked for.
+LABELLED = "\0labels"
 #: What is taken for an image in a folder.
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -45,6 +47,8 @@ class Slots:
 
     specs: list[InputSpec]
     preprocess: Preprocess | None = None
+    #: The array of labels to read as well, as `LABELLED`: a name, or "" for one of the usual names.
+    labels: str | None = None
 
     @property
     def batched(self) -> bool:
@@ -68,18 +72,25 @@ class Slots:
         Raises UsageError where an input has none.
         """
         names = [spec.name for spec in self.specs]
+        if self.labels:
+            if self.labels not in headers:
+                raise UsageError(f"{where}: has no array {self.labels!r}; it has {list(headers)}")
+            label = [self.labels]
+        else:
+            label = [name for name in LABELS if name in headers and name not in names]
+        found = {LABELLED: label[0]} if label and self.labels is not None else {}
         if len(names) == 1 and names[0] not in headers:
-            others = [name for name in headers if name not in LABELS]
+            others = [name for name in headers if name not in (*LABELS, *label)]
             fitting = [name for name in others if self._may_hold(headers[name][0], self.specs[0])]
             for candidates in (others, fitting):
                 if len(candidates) == 1:
-                    return {names[0]: candidates[0]}
+                    return {names[0]: candidates[0], **found}
         for name in names:
             if name not in headers:
                 has = ", ".join(f"{key} {list(shape)}" for key, (shape, _) in headers.items())
                 hint = "; name one: FILE.npz:NAME" if len(names) == 1 and len(headers) > 1 else ""
                 raise UsageError(f"{where}: has no array for input {name!r}; it has {has}{hint}")
-        return {name: name for name in names}
+        return {name: name for name in names} | found
 
     def _may_hold(self, shape: tuple[int, ...], spec: InputSpec) -> bool:
         rank = len(spec.dims)
@@ -98,6 +109,8 @@ class Slots:
             if found is None:
                 raise UsageError(f"{where}: has nothing for input {spec.name!r}")
             feeds[spec.name] = self._fit(np.asarray(found), spec, where)
+        if LABELLED in rows:
+            feeds[LABELLED] = np.asarray(rows[LABELLED])
         return feeds
 
     def _fit(self, x: Array, spec: InputSpec, where: str) -> Array:
@@ -148,6 +161,9 @@ class Slots:
         ranks = {spec.name: len(spec.dims) for spec in self.specs}
         held, scalars, counts = {}, {}, {}
         for name, x in arrays.items():
+            if name == LABELLED:
+                held[name], counts["labels"] = x, len(x)
+                continue
             rank = ranks.get(name, len(self.specs[0].dims))
             if rank == 0:
                 scalars[name] = x

@@ -7,19 +7,30 @@ import mmap
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from .atomic import move, scratch, sync, writing
 from .errors import UsageError
-from .model import LARGEST, Model, graphs, is_external, replace_value, stored, tensor_array
+from .external import SMALL, is_external, raw_blocks, region, stored_bytes
+from .model import (
+    LARGEST,
+    Model,
+    graphs,
+    reading,
+    replace,
+    replace_value,
+    stored,
+    tensor_array,
+)
 from .wire import byte_size, pieces
 
-#: External tensors start at multiples of this, so that they can be mapped into memory.
-_ALIGNMENT = 4096
-#: Tensors smaller than this (bytes) stay in the model file.
-_INLINE = 1024
-#: The same for what stands in attributes: fewer tools can read those from other files.
+#: External tensors start at multiples of a page, and large ones (bytes) at multiples of what
+#: Windows maps, as ExternalData.md of the ONNX specification recommends.
+_PAGE, _LARGE, _GRANULARITY = 1 << 12, 1 << 20, 1 << 16
+#: Tensors smaller than this (bytes) stay in the model file where they stand in attributes: fewer
+#: tools can read those from other files. Others do below `external.SMALL`.
 _INLINE_ATTRIBUTE = 2**20
 
 
@@ -151,29 +162,59 @@ def _inline(tensor: TensorProto, base_dir: Path) -> None:
 
 
 def _move_out(proto: ModelProto, data: Path, base_dir: Path) -> None:
-    """Move the larger tensors of `proto`, in place, to the file `data`."""
+    """Move the larger tensors of `proto`, in place, to the file `data`.
+
+    Tensors that were one part of a file, and are still the same, are one part of this.
+    """
+    places: dict[object, int] = {}
     with open(data, "wb") as file:
         for graph in graphs(proto.graph):
             inside = len(graph.initializer)
-            for i, (_, tensor) in enumerate(stored(graph)):
+            for i, (name, tensor) in enumerate(stored(graph)):
                 if tensor.data_type == TensorProto.STRING:
                     continue
-                least = _INLINE if i < inside or is_external(tensor) else _INLINE_ATTRIBUTE
-                if is_external(tensor) or not tensor.HasField("raw_data"):
-                    _inline(tensor, base_dir)
-                raw = tensor.raw_data
-                if len(raw) < least:
+                least = SMALL if i < inside or is_external(tensor) else _INLINE_ATTRIBUTE
+                size = stored_bytes(tensor)
+                if size < least:
+                    if is_external(tensor):
+                        _inline(tensor, base_dir)
                     continue
-                offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
-                file.write(b"\0" * (offset - file.tell()))
-                file.write(raw)
-                tensor.ClearField("raw_data")
-                tensor.data_location = TensorProto.EXTERNAL
-                entries = (("location", data.name), ("offset", offset), ("length", len(raw)))
-                for key, value in entries:
-                    entry = tensor.external_data.add()
-                    entry.key, entry.value = key, str(value)
+                place = region(tensor) if is_external(tensor) else None
+                offset = places.get(place) if place else None
+                if offset is None:
+                    offset = _aligned(file.tell(), size)
+                    file.write(b"\0" * (offset - file.tell()))
+                    file.writelines(_bytes(tensor, base_dir, name))
+                    if place:
+                        places[place] = offset
+                _refer(tensor, data.name, offset, size)
         sync(file)
+
+
+def _aligned(at: int, size: int) -> int:
+    step = _GRANULARITY if size >= _LARGE else _PAGE
+    return -(-at // step) * step
+
+
+def _bytes(tensor: TensorProto, base_dir: Path, name: str) -> Iterator[Any]:
+    """The bytes of a tensor, wherever they are, as buffers."""
+    if is_external(tensor):
+        with reading(tensor, name):
+            yield from raw_blocks(tensor, base_dir)
+        return
+    if not tensor.HasField("raw_data"):
+        _inline(tensor, base_dir)
+    yield tensor.raw_data
+
+
+def _refer(tensor: TensorProto, location: str, offset: int, size: int) -> None:
+    """Say of a tensor that its bytes are in another file."""
+    new = TensorProto(
+        data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
+    )
+    for key, value in (("location", location), ("offset", offset), ("length", size)):
+        new.external_data.add(key=key, value=str(value))
+    replace(tensor, new)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

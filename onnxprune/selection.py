@@ -31,8 +31,9 @@ __all__ = ["Budget", "Space", "keep", "select"]
 COLLAPSE = 1 / 16
 #: Uniform widths in multiples of these are what measured widths start from, and have to beat.
 UNIFORM_STEPS = (8, 16, 32)
-#: Where they can be beaten by this share of the time, as predicted, they are: predictions err.
-_DOUBT = 0.05
+#: Where they can be beaten by one of these shares of the time, as predicted, they are, by the first
+#: that can be had at no less importance: predictions err.
+_DOUBTS = (0.09, 0.05)
 
 
 @dataclass
@@ -184,10 +185,12 @@ def within(
     fast = [w for w in uniform if time.total(space.named(w)) <= bound * 1.001]
     richest = max(fast, key=space.importance, default=None)
     found = None
-    if fastest is not None:
-        found = space.best([macs, Limit(time, bound * (1 - _DOUBT))])
-        if found is not None and space.importance(found) < space.importance(fastest):
-            found = None
+    least = space.importance(fastest) if fastest is not None else 0.0
+    for doubt in _DOUBTS if fastest is not None else ():
+        found = space.best([macs, Limit(time, bound * (1 - doubt))])
+        if found is not None and space.importance(found) >= least:
+            break
+        found = None
     if found is None:
         found = space.best(
             [macs, Limit(time, bound)], [w for w in (fastest, richest) if w is not None]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from .axes import Axis, Concat, Dim, Product, product, resolve
+from .axes import Axis, Concat, Dim, Pin, Product, pin, product, resolve
 from .model import SMALL, Array, tensor_array
 
 if TYPE_CHECKING:
@@ -146,39 +146,88 @@ def is_number(element: object) -> bool:
 
 def has_values(op: Op) -> bool:
     """Whether a node is arithmetic on values that are known, at least in part."""
-    if op.kind not in OPERATORS:
+    kind = op.kind
+    if kind not in OPERATORS:
         return False
-    if op.kind in _SOURCES:
+    if kind in _SOURCES:
         return True
     values, constants = op.network.values, op.network.model.constants
-    one = op.kind == "Concat"  # of sizes, of which some may be data; all others need all of them
+    one = kind == "Concat"  # of sizes, of which some may be data; all others need all of them
     for name in op.inputs:
         if name and (name in values or name in constants) == one:
             return one
     return not one
 
 
-def compute(op: Op) -> None:
-    """Note the value of the output of a node that `has_values`, and whether it is sizes alone."""
-    network = op.network
+def compute(op: Op) -> bool:
+    """Note the value of the output of a node that `has_values`.
+
+    True where these are sizes, or computed of sizes alone: then there is nothing to prune, and no
+    rule to apply. What it reads and makes is pinned.
+
+    The blocks of a network compute with equal numbers. Equal values are one object here (see
+    `Network.one`), so what was computed of an operator's operands once is known by their identity.
+    """
+    network, kind, name = op.network, op.kind, op.outputs[0]
+    values, sizes = network.values, network.sizes
+    if kind in _SOURCES:
+        found = _computed(op, [])
+        if found is not None:
+            values[name] = network.one(found)
+            sizes.add(name)
+        return False  # its rule is to say whose sizes these are
     operands: list[Array | None] = []
-    for name in op.inputs if op.kind not in _SOURCES else ():
-        value = network.value_of(name) if name else None
-        if value is None and name:
-            if op.kind == "Concat":
-                value = unknown(network, name)
+    for each in op.inputs:
+        value = values.get(each)
+        if value is None and each:
+            value = network.value_of(each)
+            if value is None and kind == "Concat" and (few := unknown(network, each)) is not None:
+                value = network.one(few)
             if value is None:
-                return
+                return False
         operands.append(value)
+    key = (kind, op.attributes_key(), *map(id, operands))
+    known = network.computed.get(key)
+    if known is None:
+        found = _computed(op, operands)
+        # The operands are kept with it, so that no other object gets the identity of one.
+        known = operands, None if found is None else network.one(found)
+        if kind != "Div" or found is None or not _has_unknown(found):
+            network.computed[key] = known  # what a division leaves open, equal dims may tell later
+    result = known[1]
+    if result is None:
+        return False
+    values[name] = result
+    if kind in _FILLED or not _are_sizes(op, operands):
+        return False
+    sizes.add(name)
+    hint = network.shapes.get(name)
+    if hint is not None and len(hint) != result.ndim:
+        return False
+    for each, value in zip(op.inputs, operands, strict=True):
+        if value is not None and value.size > 1 and each not in sizes:
+            for axis in network.axes_of(each) or ():
+                pin(axis, _SIZES)
+    network.axes[name] = [Dim(size, (_SIZES,)) for size in result.shape]
+    return True
+
+
+_SIZES = Pin("it holds sizes")
+
+
+def _computed(op: Op, operands: Sequence[Array | None]) -> Array | None:
+    """What a node makes of values, or None where it is beyond this arithmetic."""
     try:
-        found = OPERATORS[op.kind](op, *operands)
+        found: Array | None = OPERATORS[op.kind](op, *operands)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return  # malformed or beyond this arithmetic
+        return None  # malformed or beyond this arithmetic
     if found is None or found.size > SMALL or _beyond(found):
-        return
-    network.values[op.outputs[0]] = found
-    if op.kind in _SOURCES or (op.kind not in _FILLED and _are_sizes(op, operands)):
-        network.sizes.add(op.outputs[0])
+        return None
+    return found
+
+
+def _has_unknown(found: Array) -> bool:
+    return found.dtype.hasobject and any(each is UNKNOWN for each in found.ravel().tolist())
 
 
 def _beyond(found: Array) -> bool:

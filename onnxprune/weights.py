@@ -6,13 +6,18 @@ is read when it is asked for; a few stay in memory.
 
 from __future__ import annotations
 
+import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from onnx import helper, numpy_helper
 
 from .axes import Index
+from .calibration import CalibrationData
 from .errors import UsageError
 from .groups import Group, Member
 from .model import Array
@@ -22,6 +27,8 @@ from .runtime import run, session
 from .statistics import Request, Statistic
 from .uses import Consumer, Uses, chain
 
+#: How many tensors are summed at a time; and elements: smaller ones are not worth a thread.
+_THREADS, _SMALL = min(os.cpu_count() or 1, 4), 1 << 16
 #: Bytes of weights that stay in memory.
 _HELD = 1 << 27
 
@@ -40,12 +47,18 @@ class Weights:
         groups: Sequence[Group],
         reduction: str = "mean",
         measure: Callable[[Group, Sequence[Request]], dict[Request, Statistic]] | None = None,
+        data: CalibrationData | None = None,
     ) -> None:
         self.network = network
         #: All groups that are scored, in the order of the graph.
         self.groups = list(groups)
         #: What there was to say about single groups: `{sentence: group names}`.
         self.notes: dict[str, list[str]] = {}
+        #: What there was to say of all of them.
+        self.said: list[str] = []
+        #: What the user said of calibration data.
+        self.data = data
+        self._once: dict[str, Any] = {}
         self._reduction = REDUCTIONS[reduction]
         self._measure = measure
         self._quantised = network.quantised()
@@ -123,20 +136,40 @@ class Weights:
             for member in group.members:
                 if member.scored:
                     wanted.setdefault(member.tensor, set()).add(member.axis)
+        constants = self.network.model.constants
+        large = [name for name in wanted if math.prod(constants[name].dims) > _SMALL]
         found = {}
-        for name, axes in wanted.items():
-            value = self._values[name] if name in self._values else self._read(name)
-            for axis in axes:
-                found[name, axis] = _norm(value, axis, power)
+        # Numpy lets go of the interpreter while it reads and sums. Each tensor is one thread's, so
+        # sums do not depend on how many there are.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            jobs = {name: pool.submit(self._sums, name, wanted[name], power) for name in large}
+            for name, axes in wanted.items():
+                job = jobs.get(name)
+                sums = self._sums(name, axes, power) if job is None else job.result()
+                found.update({(name, axis): each for axis, each in sums.items()})
+        return found
+
+    def _sums(self, name: str, axes: Iterable[int], power: float) -> dict[int, Scores]:
+        """The sum of |w|^power at each position of these axes of a constant, in one pass."""
+        shape = self.network.model.constants[name].dims[:]
+        found = {axis: np.zeros(shape[axis]) for axis in axes}
+        for start, block in self.network.model.blocks(name):
+            rows = slice(start, start + len(block))
+            value = self._floats(name, block, shape, rows)
+            for axis, sums in found.items():
+                sums[rows if axis == 0 else slice(None)] += _norm(value, axis, power)
         return found
 
     def _read(self, name: str) -> Array:
         value = self.network.model.read(name)
-        if value.dtype not in (np.float32, np.float64) or name in self._quantised:
+        return self._floats(name, value, value.shape, slice(None))
+
+    def _floats(self, name: str, value: Array, shape: Sequence[int], rows: slice) -> Array:
+        """These rows of a constant of `shape` as floats."""
+        codes = self._quantised.get(name)
+        if codes is not None or value.dtype not in (np.float32, np.float64):
             value = value.astype(np.float32)
-        if name in self._quantised:
-            value = _dequantised(self.network, value, self._quantised[name])
-        return value
+        return value if codes is None else _dequantised(self.network, value, codes, shape, rows)
 
     def _fold(self, name: str) -> Array:
         """A tensor that nodes compute from constants: those nodes are run, and nothing else."""
@@ -181,6 +214,12 @@ class Weights:
             raise UsageError(NO_DATA.format(what="this criterion"))
         return self._measure(group, list(requests))
 
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives: made when it is first asked for."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
+
     def note(self, group: Group, sentence: str) -> None:
         """Something that the user should know of this group's scores."""
         self.notes.setdefault(sentence, []).append(group.name)
@@ -210,19 +249,21 @@ def per_cell(along: Scores, positions: Index, cells: Index, count: int) -> Score
 
 def _norm(value: Array, axis: int, power: float) -> Scores:
     if power == 2:
-        matrix = value.reshape(int(np.prod(value.shape[:axis])), value.shape[axis], -1)
-        return np.asarray(np.einsum("abc,abc->b", matrix, matrix), dtype=np.float64)
+        matrix = value.reshape(math.prod(value.shape[:axis]), value.shape[axis], -1)
+        return np.asarray(np.einsum("abc,abc->b", matrix, matrix, dtype=np.float64))
     others = tuple(i for i in range(value.ndim) if i != axis)
     return np.asarray(np.sum(np.abs(value) ** power, axis=others, dtype=np.float64))
 
 
-def _dequantised(network: Network, value: Array, codes: Quantised) -> Array:
-    """`value` less its zero point, times its scale, as far as these are constants."""
+def _dequantised(
+    network: Network, value: Array, codes: Quantised, shape: Sequence[int], rows: slice
+) -> Array:
+    """Rows of codes less their zero point, times their scale, as far as these are constants."""
     constants = network.model.constants
     if codes.point in constants:
         point = network.model.read(codes.point).astype(np.float32)
-        value = value - codes.spread(point, value.shape)
+        value = value - codes.spread(point, shape, rows)
     if codes.scale in constants:
         scale = network.model.read(codes.scale).astype(np.float32)
-        value = value * codes.spread(scale, value.shape)
+        value = value * codes.spread(scale, shape, rows)
     return value

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from onnx import ModelProto
 
@@ -50,8 +50,39 @@ from .version import __version__
 
 Shapes = Mapping[str, Sequence[int]]
 Progress = Callable[[str], None]
-#: Refits the model that a choice leaves.
-Rebuilt = Callable[[Choice], Outcome | Compensation]
+
+
+class Reweighted(Protocol):
+    """A model that was cut, with other weights than those that the cut has left."""
+
+    @property
+    def model(self) -> ModelProto: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report says of them: plain JSON types."""
+
+    def text(self) -> str:
+        """A sentence for people."""
+
+
+#: Gives the weights for the model that a choice leaves.
+Rebuilt = Callable[[Choice], Reweighted]
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """The weights of an earlier checkpoint."""
+
+    model: ModelProto
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"rewound": self.name}
+
+    def text(self) -> str:
+        """A sentence for people."""
+        return f"the weights are those of {self.name}"
 
 
 @dataclass
@@ -158,10 +189,12 @@ class Work:
         self.lossless = "only" if lossless else "first"
         opened = None if data is None else data.open(self.model.proto, self.model.base_dir)
         self._empty(chooser.apply(self.network, self.groups), opened)
+        if not lossless and not self.emptied.count:
+            self.lossless = "none"  # what the plan cuts carried something: all weights were read
 
     def empty_again(self, made: Plan) -> None:
         """Fold away what carries nothing in the groups of a plan that was made so."""
-        if made.options.get("lossless", "off") != "off":
+        if made.options.get("lossless", "off") not in ("off", "none"):
             planned = {group.name for group in made.groups}
             self._empty([group for group in self.groups if group.name in planned], None)
 
@@ -267,6 +300,15 @@ class Work:
         """The model cut to a choice, with the mean of what was removed in its biases."""
         return compensate(self.network, choice, rewrite(self.network, choice))
 
+    def rewound(self, made: Plan) -> Rebuilt:
+        """This model's own weights, cut by a plan that was made for a later state of it."""
+
+        def cut(_: Choice) -> Rewound:
+            choice = choice_of(made, self.network, self.groups)
+            return Rewound(rewrite(self.network, choice), self.name)
+
+        return cut
+
     def rebuilt(self, planner: Planner, rebuilder: Rebuilder) -> tuple[Plan, Outcome]:
         """Choose what is kept by what reconstruction can't mend; the plan, and what came out."""
         with self._stage("reconstruct"):
@@ -364,6 +406,41 @@ class Work:
                 )
         report.timings = self.timings
         return Result(made, report, network, pruned, verified)
+
+    def retrained(
+        self,
+        result: Result,
+        trained: Callable[[Choice, ModelProto], tuple[ModelProto, dict[str, Any], str]],
+        *,
+        input_shapes: Shapes | None,
+        threads: int,
+        evaluated: str | None,
+        metric: str | None,
+        max_drop: float | None,
+        seed: int,
+    ) -> Result:
+        """The same cut with other weights, checked and evaluated anew.
+
+        `trained` gives the model, what a report says of it, and a sentence.
+        """
+        model, report = self.model, result.report
+        with self._stage("fine-tune"):
+            choice = choice_of(result.plan, self.network, self.groups)
+            pruned, report.training, words = trained(choice, result.model)
+            report.notes.append(words)
+        if result._verified:
+            found = find_inputs(model.proto, input_shapes, seed=seed, base_dir=model.base_dir)
+            verify(model.proto, pruned, model.base_dir, found, threads)
+        if self.provenance:
+            provenance.stamp(pruned, provenance.entries(self.original.sha256, result.plan))
+        if evaluated:
+            with self._stage("evaluate"):
+                report.evaluation = evaluate_models(
+                    model.proto, pruned, evaluated, model.base_dir, threads, metric
+                )
+            check_drop(report.evaluation, max_drop)
+        report.timings = self.timings
+        return Result(result.plan, report, self.network, pruned, result._verified)
 
     def _verify(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from models import FAMILIES
 from onnxprune.calibration import CalibrationData, open_calibration
 from onnxprune.cli import main
 from onnxprune.criteria import CRITERIA, spellings
+from onnxprune.criteria.by_gradient import ByGradient
 from onnxprune.criteria.obs import RIDGE, removal_errors
 from onnxprune.errors import UsageError
 from onnxprune.groups import Group, find_groups
@@ -33,7 +35,13 @@ from tests.graphs import constants, make, node, perceptron, run, two_convs, weig
 Array = NDArray[Any]
 
 CALIBRATED = ("activation", "apoz", "wanda", "obs")
-ALL = tuple(name.replace(":P", ":3").replace(":SEED", ":0") for name in spellings())
+#: These need torch: tests/training.
+BY_GRADIENT = tuple(name for name, each in CRITERIA.items() if issubclass(each, ByGradient))
+ALL = tuple(
+    name.replace(":P", ":3").replace(":SEED", ":0")
+    for name in spellings()
+    if name not in BY_GRADIENT
+)
 
 
 def read(model: ModelProto) -> tuple[Any, list[Group]]:
@@ -515,7 +523,15 @@ def test_criteria_that_can_not_be(criterion: Any, words: str) -> None:
 def test_every_criterion_says_what_it_is() -> None:
     for name, each in CRITERIA.items():
         assert each.name == name and each.help and each.__doc__
-        assert each.calibrated == (name in CALIBRATED)
+        assert each.calibrated == (name in (*CALIBRATED, *BY_GRADIENT) and name != "synflow")
+
+
+@pytest.mark.parametrize("criterion", BY_GRADIENT)
+def test_without_torch_it_is_said_what_is_missing(criterion: str) -> None:
+    if importlib.util.find_spec("torch") is not None:
+        pytest.skip("torch is installed")
+    with pytest.raises(UsageError, match=r"onnxprune\[torch\]"):
+        onnxprune.plan(two_convs(), criterion=criterion, calibration=IMAGES)
 
 
 # -- functions of one's own, and the options -----------------------------------------------------

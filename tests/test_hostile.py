@@ -20,9 +20,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import trust
 from onnxprune.errors import BrokenModel, CheckFailed, UnsupportedModel
+from onnxprune.external import stored_bytes
 from onnxprune.integrity import check
 from onnxprune.loading import load
-from onnxprune.model import stored_bytes
 from tests.damage.cases import Corpus, execute
 from tests.damage.forkserver import run_forked
 from tests.graphs import make, node, perceptron, two_convs, weight

@@ -300,6 +300,7 @@ NORMALISED = {
     "mean": lambda x: x / (x.sum() / 3),
     "max": lambda x: x / max(x),
     "sum": lambda x: x / sum(x),
+    "relative": lambda x: x / (sum(sorted(x)[1:]) / 2),
     "standardize": lambda x: (x - min(x)) / (max(x) - min(x)),
     "gaussian": lambda x: (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean()),
 }

@@ -22,6 +22,7 @@ from .prune import prune
 from .rules import show_rules
 from .sensitivity import sensitivity
 from .sweep import sweep
+from .training import finetune, train
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -33,5 +34,8 @@ def main() -> None:
     """Structural pruning of exported ONNX files, of any architecture, from any framework."""
 
 
-for _verb in (prune, plan, apply, mask, inspect, compare, bench, sensitivity, sweep, show_rules):
+for _verb in (
+    *(prune, plan, apply, mask, inspect, compare, bench),
+    *(sensitivity, sweep, train, finetune, show_rules),
+):
     main.add_command(_verb)

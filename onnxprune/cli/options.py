@@ -16,6 +16,7 @@ from ..importance import NORMALIZERS, REDUCTIONS
 from ..metrics import METRICS
 from ..ranking import SCOPES
 from ..tables import ROLES
+from ..training.settings import settings_of
 from .exits import more_verbose
 from .limits import LIMITS
 from .numbers import Number, Whole
@@ -64,7 +65,7 @@ def _round_to(_: click.Context, __: click.Parameter, value: str | None) -> int |
     return number
 
 
-def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
             function = option(function)
@@ -76,6 +77,14 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
 def _ratio(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and (not (0 < value < 1) or math.isnan(value)):
         raise click.BadParameter(f"{value} is outside of (0, 1); 0.5 removes half of each group")
+    return value
+
+
+def _length(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        settings_of(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
     return value
 
 
@@ -128,7 +137,7 @@ SHAPES = click.option(
 THREADS = click.option(
     "--threads", default=1, show_default=True, type=Whole(min=1), help="For measuring."
 )
-SETTINGS = _together(
+SETTINGS = together(
     click.option(
         "-q",
         "--quiet",
@@ -149,10 +158,10 @@ SETTINGS = _together(
     *LIMITS,
     VERBOSE,
 )
-COMMON = _together(
+COMMON = together(
     click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), SETTINGS
 )
-CALIBRATION = _together(
+CALIBRATION = together(
     click.option(
         "--calibration",
         metavar="SOURCE",
@@ -176,7 +185,22 @@ RECONSTRUCT = click.option(
     is_flag=True,
     help="Refit what reads removed channels, by least squares on --calibration; choose by that.",
 )
-SCORES = _together(
+REFINE = together(
+    click.option(
+        "--finetune",
+        callback=_length,
+        metavar="N|MINUTES",
+        help="Then train what is left to do what the model did, on all of --calibration: epochs"
+        " (30), or how long (20min). Needs torch.",
+    ),
+    click.option(
+        "--rewind",
+        type=click.Path(path_type=Path),
+        metavar="INIT",
+        help="Take the weights that are left from an earlier checkpoint of MODEL.",
+    ),
+)
+SCORES = together(
     click.option(
         "--criterion",
         default="group-l2",
@@ -202,7 +226,7 @@ SCORES = _together(
         help="How the scores of a group are scaled; auto is as the criterion wants it.",
     ),
 )
-FILTERS = _together(
+FILTERS = together(
     click.option("--exact-only", is_flag=True, help="Only groups where removing equals masking."),
     click.option(
         "--only", multiple=True, type=click.Choice(ROLES), help="Only groups of this role."
@@ -221,7 +245,7 @@ FILTERS = _together(
     ),
     RULES,
 )
-CHOICE = _together(
+CHOICE = together(
     click.option(
         "--ratio",
         type=Number(),
@@ -295,7 +319,7 @@ REPORT = click.option(
 OUTPUT = click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to."
 )
-OUTPUT_OR_CHECK = _together(
+OUTPUT_OR_CHECK = together(
     click.option(
         "-o",
         "--output",
@@ -313,7 +337,7 @@ NO_PROVENANCE = click.option(
     is_flag=True,
     help="Leave the hashes of model and plan out of the output's metadata.",
 )
-EVAL = _together(
+EVAL = together(
     click.option(
         "--eval",
         "evaluated",
@@ -324,7 +348,7 @@ EVAL = _together(
         "--metric", type=click.Choice(list(METRICS)), help="What --eval counts [by the labels]."
     ),
 )
-CHECKS = _together(
+CHECKS = together(
     FORCE,
     NO_PROVENANCE,
     REPORT,
@@ -341,7 +365,7 @@ CHECKS = _together(
     ),
     COMMON,
 )
-JOURNAL = _together(
+JOURNAL = together(
     click.option(
         "--journal",
         type=click.Path(path_type=Path),

@@ -10,7 +10,7 @@ import click
 from .. import api, html
 from ..budgets import DEFAULT_RATIO
 from ..configuration import Verb
-from .options import CHECKS, CHOICE, MODEL, OUTPUT_OR_CHECK, RECONSTRUCT
+from .options import CHECKS, CHOICE, MODEL, OUTPUT_OR_CHECK, RECONSTRUCT, REFINE
 from .printing import stages
 from .writing import check_targets, further_options, needed, only_check, save, tell
 
@@ -21,6 +21,7 @@ from .writing import check_targets, further_options, needed, only_check, save, t
 @CHECKS
 @CHOICE
 @RECONSTRUCT
+@REFINE
 @click.option(
     "--search",
     is_flag=True,
@@ -51,7 +52,8 @@ def prune(
     Example: onnxprune prune model.onnx -o smaller.onnx --ratio 0.5
     """
     if check and evaluated is None:
-        del choice["reconstruct"]
+        for name in ("reconstruct", "finetune", "rewind"):
+            del choice[name]
         return only_check(model, choice, as_json, input_shapes, threads)
     output = None if check else needed(output)
     if output is not None:

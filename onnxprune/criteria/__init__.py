@@ -18,6 +18,7 @@ from .activations import Activation, Apoz
 from .base import Criterion
 from .bn_scale import BnScale
 from .by_chance import Random
+from .by_gradient import Fisher, Grasp, Hessian, Momentum, Snip, SynFlow, Taylor
 from .fpgm import Fpgm
 from .lamp import Lamp
 from .norms import GroupL1, GroupL2, GroupLp
@@ -35,6 +36,7 @@ CRITERIA: Mapping[str, type[Criterion]] = {
     for each in (
         *(GroupL2, GroupL1, GroupLp, Lamp, BnScale, Fpgm, Random),
         *(Activation, Apoz, Wanda, Obs),
+        *(Taylor, Fisher, Hessian, Snip, Grasp, Momentum, SynFlow),
     )
 }
 

@@ -27,8 +27,8 @@ Ints = NDArray[np.int64]
 ALIKE = 2e-6
 
 #: A difference of the length ALIKE has, along a random normal vector, a standard deviation of
-#: ALIKE: rows that are alike project to numbers no further apart than this.
-_MARGIN = 8 * ALIKE
+#: ALIKE: rows that are alike project to numbers no further apart than this, rounding included.
+_MARGIN = 10 * ALIKE
 
 _labels = itertools.count()
 
@@ -124,7 +124,7 @@ def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
         return labels, norm
     # Rows that are alike project to nearly the same number: only neighbours are compared.
     random = np.random.default_rng(0)
-    projected = _dots(parts, [random.standard_normal((1, part.shape[1])) for part in parts])
+    projected = np.sum([_projected(part, random) for part in parts], axis=0)
     scale: Floats = np.where(projected < 0, -norm, norm)
     order = np.flatnonzero(norm > 0)
     seen = np.abs(projected[order]) / norm[order]
@@ -132,11 +132,14 @@ def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
     order, seen = order[place], seen[place]
     end = np.searchsorted(seen, seen + _MARGIN, side="right")
     first = np.ones(n, dtype=bool)  # of its label
+    # Of many rows, some are neighbours by chance: their first elements tell most of them apart.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lead = parts[0][:, 0] / scale
     for at in np.flatnonzero(end > np.arange(len(order)) + 1):
         i, near = order[at], order[at + 1 : end[at]]
         if not first[i]:
             continue
-        near = near[first[near]]
+        near = near[first[near] & (np.abs(lead[near] - lead[i]) < ALIKE)]
         if within is not None:
             near = near[within[near] == within[i]]
         for k in near:
@@ -156,6 +159,12 @@ def _dots(parts: Sequence[Floats], others: Sequence[Floats]) -> Floats:
         axis=0,
     )
     return found
+
+
+def _projected(part: Floats, random: np.random.Generator) -> Floats:
+    """The inner products of rows with a random one, `[n]`; of single precision, as precise."""
+    other = np.asarray(random.standard_normal(part.shape[1]), dtype=part.dtype)
+    return np.asarray(part @ other, dtype=np.float64)
 
 
 def _differ(values: Ints) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..axes import Axis, Dim, leaves, occurrences
-from ..model import Array, graphs, replace_value
+from ..model import Array, graphs, replace_value, tensor_array
 from ..network import Network
 from .contraction import Contraction, contraction
 from .facts import Floats
@@ -29,7 +30,7 @@ def fold(network: Network, removable: Sequence[Removable]) -> ModelProto:
                 by_consumer[record.node.output[0]].append(each)
     model = ModelProto()
     model.CopyFrom(network.model.proto)
-    editor = Editor(model)
+    editor = Editor(model, network.model.base_dir)
     for record in network.records:
         output = next((name for name in record.node.output if name), "")
         if output in by_consumer:
@@ -101,8 +102,8 @@ class _Columns:
 class Editor:
     """A model whose constants and nodes are edited by name."""
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: ModelProto, base_dir: Path) -> None:
+        self.model, self.base_dir = model, base_dir
         self.tensors: dict[str, TensorProto] = {}
         self.nodes: dict[str, tuple[NodeProto, GraphProto]] = {}
         self.names: set[str] = set()
@@ -123,12 +124,12 @@ class Editor:
     def shift(self, product: Contraction, added: Floats) -> None:
         """Add `[out]` to a product's result: to its bias, or by one of its own."""
         if product.bias:
-            bias = numpy_helper.to_array(self.tensors[product.bias])
+            bias = tensor_array(self.tensors[product.bias], self.base_dir, product.bias)
             shifted = bias.astype(np.float64) + added.reshape(bias.shape)
             self.set(product.bias, shifted.astype(bias.dtype))
             return
-        weight = numpy_helper.to_array(self.tensors[product.weight])
-        self._add_bias(product.node, added.astype(weight.dtype))
+        dtype = helper.tensor_dtype_to_np_dtype(self.tensors[product.weight].data_type)
+        self._add_bias(product.node, added.astype(dtype))
 
     def _add_bias(self, node: NodeProto, bias: Array) -> None:
         """Give a product a bias: as an operand where it takes one, else by an Add."""

@@ -45,6 +45,9 @@ _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round"
 Places = Mapping[Dim, Sequence[tuple[Index, Index]]]
 #: Elements: weights above are not copied to float64.
 _LARGE = 1 << 18
+#: Of a tensor with more dims than this (a Concat of thousands, cut again) nothing is known: facts
+#: along each of so many, at every tensor on the way, would be quadratic in their number.
+_MANY = 256
 
 
 class Walk:
@@ -104,7 +107,8 @@ class Walk:
         """The dims of a tensor that can be pruned: nothing is followed along the others."""
         if name not in self._dims:
             found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
-            self._dims[name] = [dim for dim in dict.fromkeys(found) if self._followed(dim)]
+            free = [dim for dim in dict.fromkeys(found) if self._followed(dim)]
+            self._dims[name] = free if len(free) <= _MANY else []
         return self._dims[name]
 
     def _followed(self, dim: Dim) -> bool:

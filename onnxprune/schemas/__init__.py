@@ -17,6 +17,8 @@ VERBS = {
     "bench": "bench",
     "sensitivity": "sensitivity",
     "sweep": "sweep",
+    "finetune": "training",
+    "train": "training",
     "rules": "rules",
     "rules --missing": "missing",
     "rules --coverage": "coverage",

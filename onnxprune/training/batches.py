@@ -1,0 +1,123 @@
+"""Samples to learn from in random order, and those held out, which nothing is learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import Calibration
+from ..errors import UsageError
+from ..model import Array
+from ..samples import LABELLED
+
+Feeds = dict[str, Array]
+Index = NDArray[np.int64]
+
+#: The most samples that are held out: more say little more, and take time after every epoch.
+_MOST_HELD = 2048
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that go through the model at once: `[n, ...]` each, labels `[n, ...]` or None."""
+
+    feeds: Feeds
+    labels: Array | None
+    #: How many of the samples are real; the rest fill up a batch of fixed size.
+    real: int
+
+
+class Batches:
+    """The samples of a source, split once.
+
+    Args:
+        data: where they are from, opened with `labels`.
+        held_out: the share of them that judges.
+        batch: samples in a step, over all workers; `micro` of them (None: all of a worker's) go
+            through the model at once.
+        rank: which of `workers` processes this is: it gets every `workers`-th sample of a batch.
+
+    Raises UsageError where there are too few samples.
+    """
+
+    def __init__(
+        self,
+        data: Calibration,
+        held_out: float,
+        batch: int,
+        micro: int | None,
+        seed: int,
+        *,
+        rank: int = 0,
+        workers: int = 1,
+    ) -> None:
+        count, self._rows = data.rows()
+        if count < 2:
+            raise UsageError(f"training takes two samples or more: {data.source} is {count}")
+        self._batch, self._seed = min(batch, count), seed
+        #: A model that takes one size of batches, and no other.
+        self._fixed = data.fixed
+        self._micro = data.fixed or micro
+        self._rank, self._workers = rank, workers
+        order = np.random.default_rng([seed, count]).permutation(count).astype(np.int64)
+        held = min(max(1, round(count * held_out)), _MOST_HELD, count - 1)
+        self._held, self._learned = np.sort(order[:held]), order[held:]
+
+    @property
+    def learned(self) -> int:
+        """How many samples are learned from."""
+        return len(self._learned)
+
+    @property
+    def held_out(self) -> int:
+        """How many samples judge."""
+        return len(self._held)
+
+    @property
+    def steps(self) -> int:
+        """Steps in one epoch."""
+        return max(1, len(self._learned) // self._batch)
+
+    def epoch(self, number: int) -> Iterator[list[Batch]]:
+        """The steps of one epoch; each a list of what goes through the model at once.
+
+        The order depends on the seed and the epoch's number alone.
+        """
+        order = np.random.default_rng([self._seed, number]).permutation(self._learned)
+
+        def step(i: int) -> list[Batch]:
+            whole = order[i * self._batch : (i + 1) * self._batch]
+            mine = whole[self._rank :: self._workers]
+            return list(self._pieces(mine if len(mine) else whole[:1]))
+
+        yield from _ahead(step, self.steps)
+
+    def judging(self, size: int = 64) -> Iterator[Batch]:
+        """The samples held out, always in the same order."""
+        yield from self._pieces(self._held, size)
+
+    def _pieces(self, index: Index, size: int | None = None) -> Iterator[Batch]:
+        size = self._fixed or size or self._micro or max(1, len(index))
+        for at in range(0, len(index), size):
+            mine = index[at : at + size]
+            real = len(mine)
+            if self._fixed:
+                mine = mine[np.arange(self._fixed) % real]
+            feeds = dict(self._rows(mine))
+            labels = feeds.pop(LABELLED, None)
+            yield Batch(feeds, labels, real)
+
+
+def _ahead(step: Callable[[int], list[Batch]], count: int) -> Iterator[list[Batch]]:
+    """The results of `step`, each read while the one before is being used."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(step, 0)
+        for i in range(count):
+            found = following.result()
+            if i + 1 < count:
+                following = reader.submit(step, i + 1)
+            yield found
