@@ -178,6 +178,9 @@ def prune(
     )
     chooser = Filter(several(only), exact_only, several(include), several(exclude), common_choice)
     data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+    if data is not None and settings is not None:
+        # What judges the training must be new to the model that it begins with.
+        data = replace(data, every=settings.every)
     importance = Importance(criterion, reduction, normalizer, data)
     work = Work(model_or_path, rules, progress)
     work.provenance = provenance
@@ -222,7 +225,7 @@ def prune(
         result = paced(work, planner, carried_out)
     if settings is None or data is None:
         return result
-    teaching = Teaching(replace(data, samples=None), settings, progress=work.progress)
+    teaching = Teaching(replace(data, samples=None, every=0), settings, progress=work.progress)
     return work.retrained(
         result,
         lambda choice, pruned: teaching.refine(work, choice, pruned),
@@ -740,8 +743,8 @@ def train(
 
     Args:
         sparse: `group` (DepGraph's: all coupled weights of the channels that matter least),
-            `growing` (a decay that grows, on the share `ratio` of each group's channels), or
-            `bn-scale` (network slimming).
+            `growing` (a decay that grows, on the share `ratio` of each group's channels),
+            `bn-scale` (network slimming), or `none`: to train on labels and no more.
         strength: the weight decay of a channel that is to go, in proportion to the learning rate as
             AdamW's is.
         ratio: the share of channels that `growing` chooses, in (0, 1).

@@ -162,6 +162,7 @@ def open_calibration(
     seed: int = 0,
     base_dir: Path | None = None,
     labels: str | None = None,
+    every: int = 0,
 ) -> Calibration:
     """Calibration data for `model`, from any source (see the module).
 
@@ -173,6 +174,8 @@ def open_calibration(
         base_dir: the folder of the model's external weights, for synthetic inputs.
         labels: read labels as well, as `LABELLED` among the feeds, where there are any: the name of
             the array, or "" for one of the usual names (`samples.LABELS`).
+        every: leave out each so many-th sample (see `samples.spared`); 0 for none. What is not in
+            files or arrays is not left out.
 
     Raises UsageError where the source can't be read or does not fit the model's inputs.
     """
@@ -185,18 +188,18 @@ def open_calibration(
         made = Synthetic(model, shapes, slots.preprocess, seed, base_dir)
         return _synthetic(made, slots, limit)
     if isinstance(source, (str, Path)):
-        return _of_tables(_path_tables(str(source), slots), slots, limit, Path(source).name)
+        return _of_tables(_path_tables(str(source), slots), slots, limit, Path(source).name, every)
     if isinstance(source, np.ndarray):
         if len(slots.specs) != 1:
             raise UsageError("calibration: one array, but the model has several inputs")
         table = slots.table({slots.specs[0].name: source}, "calibration")
-        return _of_tables([table], slots, limit, "an array")
+        return _of_tables([table], slots, limit, "an array", every)
     if isinstance(source, Mapping):
         arrays = {str(name): np.asarray(x) for name, x in source.items()}
         headers = {name: (x.shape, x.dtype) for name, x in arrays.items()}
         chosen = slots.choose(headers, "calibration")
         table = slots.table({name: arrays[key] for name, key in chosen.items()}, "calibration")
-        return _of_tables([table], slots, limit, "arrays")
+        return _of_tables([table], slots, limit, "arrays", every)
     return _of_iterable(source, slots, limit)
 
 
@@ -209,6 +212,8 @@ class CalibrationData:
     samples: int | None = None
     shapes: Mapping[str, Sequence[int]] | None = None
     seed: int = 0
+    #: Each so many-th sample is left to judge by; 0: none is.
+    every: int = 0
 
     def open(
         self, model: ModelProto, base_dir: Path | None = None, labels: str | None = None
@@ -223,6 +228,7 @@ class CalibrationData:
             seed=self.seed,
             base_dir=base_dir,
             labels=labels,
+            every=self.every,
         )
 
     def options(self) -> dict[str, Any]:
@@ -254,11 +260,13 @@ def _path_tables(text: str, slots: Slots) -> list[Table]:
     return [file_table(path, replace(slots, preprocess=slots.preprocess or Preprocess()))]
 
 
-def _of_tables(tables: Sequence[Table], slots: Slots, limit: int | None, name: str) -> Calibration:
+def _of_tables(
+    tables: Sequence[Table], slots: Slots, limit: int | None, name: str, every: int
+) -> Calibration:
     total = sum(table.count for table in tables)
     if not total:
         raise UsageError(f"calibration: there is no sample in {name}")
-    chosen = picks(tables, limit)
+    chosen = picks(tables, limit, every if total > every else 0)
     used = sum(len(index) for _, index in chosen)
     step = _READ if slots.batched else 1
 

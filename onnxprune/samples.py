@@ -315,10 +315,23 @@ def spread(count: int, limit: int | None) -> NDArray[np.int64]:
     return (np.arange(limit, dtype=np.int64) * count) // limit
 
 
-def picks(tables: Sequence[Table], limit: int | None) -> list[tuple[Table, NDArray[np.int64]]]:
-    """Which samples to read of each table, for at most `limit` of all, evenly spread."""
+def spared(count: int, every: int) -> NDArray[np.bool_]:
+    """Of `count` samples each `every`-th, which is left to judge what is made with the others."""
+    return np.asarray(np.arange(count) % every == every - 1)
+
+
+def picks(
+    tables: Sequence[Table], limit: int | None, every: int = 0
+) -> list[tuple[Table, NDArray[np.int64]]]:
+    """Which samples to read of each table, for at most `limit` of all, evenly spread.
+
+    Each `every`-th of all is left out, if that is given.
+    """
     ends = np.cumsum([table.count for table in tables])
-    chosen = spread(int(ends[-1]), limit)
+    allowed = np.arange(int(ends[-1]), dtype=np.int64)
+    if every:
+        allowed = allowed[~spared(len(allowed), every)]
+    chosen = allowed[spread(len(allowed), limit)]
     owner = np.searchsorted(ends, chosen, side="right")
     found = []
     for i, table in enumerate(tables):

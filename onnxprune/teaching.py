@@ -132,12 +132,15 @@ class Teaching:
     def sparse(
         self, work: Work, chooser: Filter, sparse: str, strength: float, ratio: float
     ) -> tuple[Trained, list[dict[str, Any]]]:
-        """Train a model against itself (and labels), while channels are pushed to zero."""
+        """Train a model against itself (and labels), while channels are pushed to zero.
+
+        `sparse` is a penalty's name, or `none`.
+        """
         from .gradients import Differentiable
         from .training.penalties import Penalty, penalty_of
         from .training.train import train
 
-        groups = chooser.apply(work.network, work.groups)
+        groups = chooser.apply(work.network, work.groups) if sparse != "none" else []
         made: list[Penalty] = []
 
         def penalty(student: Differentiable) -> Penalty:
@@ -150,7 +153,7 @@ class Teaching:
             self.data,
             self.settings,
             labels=self.labels,
-            penalty=penalty,
+            penalty=penalty if sparse != "none" else None,
             checkpoint=self.checkpoint,
             identity=self._identity(work.model, work.model, f"{sparse} {strength} {ratio}"),
             resume=self.resume,

@@ -164,9 +164,10 @@ def finetune(
     "--sparse",
     default="group",
     show_default=True,
-    type=click.Choice(["group", "growing", "bn-scale"]),
+    type=click.Choice(["group", "growing", "bn-scale", "none"]),
     help="What shrinks: all coupled weights of channels that matter least (DepGraph); with a decay"
-    " that grows, those of the --ratio of channels chosen first; scales of batch normalisation.",
+    " that grows, those of the --ratio of channels chosen first; scales of batch normalisation;"
+    " nothing.",
 )
 @click.option(
     "--strength",

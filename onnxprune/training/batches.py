@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ..calibration import Calibration
 from ..errors import UsageError
 from ..model import Array
-from ..samples import LABELLED
+from ..samples import LABELLED, spared, spread
 
 Feeds = dict[str, Array]
 Index = NDArray[np.int64]
 
-#: The most samples that are held out: more say little more, and take time after every epoch.
+#: The most that are judged on: more say little more, and take time after every epoch.
 _MOST_HELD = 2048
 
 
@@ -36,7 +36,7 @@ class Batches:
 
     Args:
         data: where they are from, opened with `labels`.
-        held_out: the share of them that judges.
+        every: each so many-th of them is held out, and judges.
         batch: samples in a step, over all workers; `micro` of them (None: all of a worker's) go
             through the model at once.
         rank: which of `workers` processes this is: it gets every `workers`-th sample of a batch.
@@ -47,7 +47,7 @@ class Batches:
     def __init__(
         self,
         data: Calibration,
-        held_out: float,
+        every: int,
         batch: int,
         micro: int | None,
         seed: int,
@@ -63,9 +63,9 @@ class Batches:
         self._fixed = data.fixed
         self._micro = data.fixed or micro
         self._rank, self._workers = rank, workers
-        order = np.random.default_rng([seed, count]).permutation(count).astype(np.int64)
-        held = min(max(1, round(count * held_out)), _MOST_HELD, count - 1)
-        self._held, self._learned = np.sort(order[:held]), order[held:]
+        held = spared(count, min(every, count))
+        self._held, self._learned = np.flatnonzero(held), np.flatnonzero(~held)
+        self._held = self._held[spread(len(self._held), _MOST_HELD)]
 
     @property
     def learned(self) -> int:

@@ -93,6 +93,11 @@ class Settings:
                     f" {', '.join(AUGMENTATIONS)}"
                 )
 
+    @property
+    def every(self) -> int:
+        """Each so many-th sample is held out."""
+        return max(2, round(1 / self.held_out))
+
     @classmethod
     def lasting(cls, length: int | str, **others: Any) -> Settings:
         """Settings for so many epochs (`30`), or so many minutes (`20min`). Raises UsageError."""

@@ -92,7 +92,7 @@ def _train(
     opened = data.open(model.proto, model.base_dir, labels=labels)
     batches = Batches(
         opened,
-        settings.held_out,
+        settings.every,
         settings.batch,
         settings.micro_batch,
         settings.seed,
