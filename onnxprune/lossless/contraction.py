@@ -11,7 +11,7 @@ from onnx import NodeProto
 from ..axes import Axis, Dim, leaves
 from ..model import Array, attributes
 from ..network import Network
-from .facts import Floats
+from .facts import Floats, nonzero
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Contraction:
         """Bounds of the products `[groups · out]` from those of data `[groups · in]`."""
         matrix = self.matrix(value)
         if not (np.isfinite(low).any() or np.isfinite(high).any()):
-            silent = ~matrix.any(axis=(2, 3)).ravel()
+            silent = ~nonzero(matrix.reshape(-1, *matrix.shape[2:]), 0)
             return np.where(silent, 0, -np.inf), np.where(silent, 0, np.inf)
         up = np.maximum(matrix, 0).sum(axis=3, dtype=np.float64)
         down = np.minimum(matrix, 0).sum(axis=3, dtype=np.float64)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model import Array
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -70,6 +72,11 @@ class Facts:
         return Facts(label, np.abs(self.scale), self.low, self.high)
 
 
+#: Rows longer than this (elements) are told apart by so many elements at their beginning, mostly.
+_WIDE, _SKETCH = 1024, 256
+#: Elements along each other axis that are looked at first for one that is not zero.
+_FEW = 8
+
 #: The label of constant channels.
 ONES = -1
 
@@ -116,6 +123,8 @@ def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
     Rows that are proportional up to rounding share a label. Rows whose numbers in `within` differ
     never do. A row of zeros is zero times anything.
     """
+    if parts[0].shape[1] > _WIDE:
+        return _alike_wide(parts, within)
     n = len(parts[0])
     norm: Floats = np.sqrt(_dots(parts, parts))
     labels = _fresh(n)
@@ -147,6 +156,37 @@ def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
             if np.hypot.reduce(apart) < ALIKE:
                 labels[k], first[k] = labels[i], False
     return labels, scale
+
+
+def _alike_wide(parts: Sequence[Floats], within: Ints | None) -> tuple[Ints, Floats]:
+    """The same for long rows: those that begin like no other are like no other."""
+    labels, scale = alike(parts[0][:, :_SKETCH], within=within)
+    _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    doubtful = np.flatnonzero((counts[which] > 1) | (scale == 0))
+    if len(doubtful):
+        # Compared in pieces, so that what is left to compare is short enough.
+        rest = [piece[doubtful] for part in parts for piece in _pieces(part)]
+        mine = None if within is None else within[doubtful]
+        labels[doubtful], scale[doubtful] = alike(*rest, within=mine)
+    return labels, scale
+
+
+def nonzero(value: Array, axis: int) -> NDArray[np.bool_]:
+    """Whether there is anything but zeros at each position of an axis."""
+    moved = np.moveaxis(value, axis, 0)
+    others = tuple(range(1, value.ndim))
+    # The first few elements say it of most; only where these are zeros are all looked at.
+    begin = (slice(None), *(slice(_FEW) for _ in others))
+    few = moved[begin]
+    found = np.asarray(few.any(axis=others) if others else few != 0)
+    left = np.flatnonzero(~found)
+    if len(left) and few.size < moved.size:
+        found[left] = moved[left].any(axis=others)
+    return found
+
+
+def _pieces(part: Floats) -> list[Floats]:
+    return [part[:, at : at + _WIDE] for at in range(0, part.shape[1], _WIDE)]
 
 
 def _dots(parts: Sequence[Floats], others: Sequence[Floats]) -> Floats:

@@ -18,7 +18,7 @@ from ..axes import Axis, Dim, Index, leaves, occurrences
 from ..model import SMALL, Array, attributes
 from ..network import Network
 from .contraction import Contraction, contraction
-from .facts import Facts, Floats, alike, pairs, products
+from .facts import Facts, Floats, alike, nonzero, pairs, products
 
 #: They put slices elsewhere, take from them, or average over other axes: what commutes with a
 #: factor, and gives nothing that is not within the slice's bounds.
@@ -141,8 +141,7 @@ class Walk:
         if value is None or places is None:
             return None
         if (name, axis) not in self._there:
-            others = tuple(i for i in range(value.ndim) if i != axis)
-            self._there[name, axis] = np.asarray(value.any(axis=others))
+            self._there[name, axis] = nonzero(value, axis)
         there = self._there[name, axis]
         found = np.ones(dim.size or 0, dtype=bool)
         for positions, channels in places:
