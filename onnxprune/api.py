@@ -74,6 +74,7 @@ def prune(
     reconstruct: bool = False,
     rewind: ModelLike | None = None,
     finetune: int | str | Settings | None = None,
+    resume: bool = False,
     lossless: bool | None = None,
     round_to: int | str | None = None,
     steps: int = 1,
@@ -125,6 +126,7 @@ def prune(
             Lottery Ticket Hypothesis", 2020).
         finetune: train what is left to do what the model did: epochs (30), minutes ("20min"), or
             `training.settings.Settings`. On the calibration data, all of it; needs torch.
+        resume: where a run like this was stopped while it trained, go on from its last epoch.
         lossless: channels that carry nothing (dead, constant, duplicates) go first, and what they
             did is folded into the operators behind them. True: nothing else is removed, unless a
             ratio or a target is given. False: not looked for.
@@ -225,7 +227,8 @@ def prune(
         result = paced(work, planner, carried_out)
     if settings is None or data is None:
         return result
-    teaching = Teaching(replace(data, samples=None, every=0), settings, progress=work.progress)
+    whole = replace(data, samples=None, every=0)
+    teaching = Teaching(whole, settings, resume=resume, progress=work.progress)
     return work.retrained(
         result,
         lambda choice, pruned: teaching.refine(work, choice, pruned),

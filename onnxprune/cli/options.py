@@ -194,6 +194,11 @@ REFINE = together(
         " (30), or how long (20min). Needs torch.",
     ),
     click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on from the last epoch where a run like this was stopped in --finetune.",
+    ),
+    click.option(
         "--rewind",
         type=click.Path(path_type=Path),
         metavar="INIT",

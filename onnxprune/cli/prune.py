@@ -52,7 +52,7 @@ def prune(
     Example: onnxprune prune model.onnx -o smaller.onnx --ratio 0.5
     """
     if check and evaluated is None:
-        for name in ("reconstruct", "finetune", "rewind"):
+        for name in ("reconstruct", "finetune", "resume", "rewind"):
             del choice[name]
         return only_check(model, choice, as_json, input_shapes, threads)
     output = None if check else needed(output)

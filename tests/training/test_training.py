@@ -111,6 +111,28 @@ def test_a_stopped_run_goes_on_to_the_same_end(cut, tmp_path, monkeypatch):
         np.testing.assert_array_equal(value, weights(resumed.model)[name])
 
 
+def test_pruning_goes_on_where_its_training_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path))
+    given = dict(ratio=0.7, round_to=1, calibration=DATA, reconstruct=True, finetune=QUICK)
+    given |= dict(benchmark=False, verify=False)
+    told: list[str] = []
+
+    def stop(words: str) -> None:
+        if words.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    whole = onnxprune.prune(DIGITS, **given)
+    with pytest.raises(Interrupted):
+        onnxprune.prune(DIGITS, **given, progress=stop)
+    resumed = onnxprune.prune(DIGITS, **given, resume=True, progress=told.append)
+    assert [word.split(":")[0] for word in told if word.startswith("epoch")] == [
+        "epoch 3/4",
+        "epoch 4/4",
+    ]
+    for name, value in weights(whole.model).items():
+        np.testing.assert_array_equal(value, weights(resumed.model)[name])
+
+
 def test_a_checkpoint_of_another_run_is_refused(cut, tmp_path):
     file = tmp_path / "c.pt"
 
