@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from scipy.stats import spearmanr
 
 import onnxprune
 from models import FAMILIES, densenet, resnet
@@ -163,7 +162,8 @@ def test_without_labels_scores_say_what_outputs_change_by(name):
         after = classes(rewrite(network, {group.dim: kept}))
         changed.append((np.exp(before) * (before - after)).sum(1).mean())
     assert np.ptp(found) > 0
-    assert spearmanr(found, changed).statistic > 0.8
+    ranks = [np.argsort(np.argsort(each)) for each in (found, changed)]
+    assert np.corrcoef(*ranks)[0, 1] > 0.8
 
 
 def test_synaptic_flow_is_conserved_and_asks_for_no_data():
