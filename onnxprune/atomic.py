@@ -97,12 +97,13 @@ def _remove_left_over(parent: Path) -> None:
 
 def _hold(folder: Path) -> int | None:
     """Make a folder, and a lock in it, and hold that; None where another process does."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     for _ in range(_TRIES):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # it may go again after every line
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
             lock = os.open(folder / _LOCK, flags, 0o600)
             if not _locked(lock):
                 os.close(lock)
@@ -112,7 +113,8 @@ def _hold(folder: Path) -> int | None:
                 if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                     return lock
             os.close(lock)
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(folder))
+    code = errno.EBUSY if folder.parent.is_dir() else errno.ENOENT
+    raise OSError(code, os.strerror(code), str(folder))
 
 
 def _locked(lock: int) -> bool:

@@ -258,6 +258,28 @@ def test_many_at_once_leave_one_whole_model(folder: Path) -> None:
     assert states[state(folder)] == "new" and not left_over(folder)
 
 
+@pytest.mark.parametrize("call", ["mkdir", "lstat", "open"])
+def test_a_scratch_folder_that_another_run_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Another run that ends removes the folder between any two of the steps that take it."""
+    real, calls = getattr(os, call), []
+
+    def interrupted(path: Any, *rest: Any, **named: Any) -> Any:
+        if ".onnxprune-" in str(path) and len(calls) < 3:
+            calls.append(path)
+            shutil.rmtree(tmp_path / Path(path).relative_to(tmp_path).parts[0], ignore_errors=True)
+            if call == "mkdir":
+                raise FileExistsError(errno.EEXIST, "there a moment ago", str(path))
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(atomic.os, call, interrupted)
+    with atomic.scratch(tmp_path / "out") as folder:
+        assert folder.is_dir()
+        monkeypatch.undo()
+    assert len(calls) == 3 and not list(tmp_path.iterdir())
+
+
 # -- what changes, and what is full --------------------------------------------------------------
 
 
