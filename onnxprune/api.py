@@ -23,6 +23,7 @@ from .comparison import compare as compare_models
 from .coverage import coverage as coverage
 from .criteria import CriterionLike
 from .errors import CheckFailed, NotPrunable, UsageError
+from .evaluation import check_gate
 from .filters import Filter
 from .groups import free_dims
 from .importance import Importance
@@ -160,6 +161,7 @@ def prune(
         UsageError, NotPrunable, UnsupportedModel, BrokenModel, CheckFailed: see `errors`.
     """
     settings = settings_of(finetune)
+    check_gate(eval, max_drop)
     if rewind is not None and reconstruct:
         raise UsageError("--rewind takes weights from another file: --reconstruct can't refit them")
     if settings is not None and calibration is None:

@@ -211,6 +211,12 @@ class Judge:
         return Evaluation(None, metric, before, after, None, others=values)
 
 
+def check_gate(data: str | None, most: float | None) -> None:
+    """Raise UsageError where a gate is asked for and there is nothing to measure it on."""
+    if most is not None and not data:
+        raise UsageError("--max-drop needs --eval: data to measure the drop on")
+
+
 def check_drop(found: Evaluation, most: float | None) -> None:
     """Raise CheckFailed where more than `most` points were lost."""
     if most is None or found.drop <= most:

@@ -15,8 +15,7 @@ from onnx import ModelProto
 
 from .axes import Choice
 from .calibration import CalibrationData
-from .errors import UsageError
-from .evaluation import Evaluation, Judge, check_drop
+from .evaluation import Evaluation, Judge, check_drop, check_gate
 from .filters import Filter
 from .loading import ModelLike, load
 from .model import Model
@@ -227,8 +226,7 @@ def train(
 def _judge(
     teacher: Model, evaluated: str | None, metric: str | None, max_drop: float | None, threads: int
 ) -> Judge | None:
-    if max_drop is not None and not evaluated:
-        raise UsageError("--max-drop needs --eval: data to measure the drop on")
+    check_gate(evaluated, max_drop)
     if not evaluated:
         return None
     return Judge(teacher.proto, evaluated, teacher.base_dir, threads, metric)

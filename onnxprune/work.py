@@ -21,7 +21,7 @@ from .compensation import Compensation, compensate
 from .coverage import coverage as coverage
 from .emptied import Emptied, empty
 from .errors import CheckFailed, NotPrunable, UsageError
-from .evaluation import check_drop
+from .evaluation import check_drop, check_gate
 from .evaluation import evaluate as evaluate_models
 from .exactness import exact_dims
 from .filters import Filter
@@ -354,8 +354,7 @@ class Work:
         model, network = self.model, self.network
         if threads < 1:
             raise UsageError(f"threads={threads}; write a whole number of 1 and more")
-        if max_drop is not None and not evaluated:
-            raise UsageError("--max-drop needs --eval: data to measure the drop on")
+        check_gate(evaluated, max_drop)
         choice = choice_of(made, network, self.groups)
         with self._stage("rewrite"):
             pruned = rewrite(network, choice)

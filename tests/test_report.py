@@ -316,3 +316,17 @@ def test_a_profile_of_two_models() -> None:
     only = found.operators[0]
     assert only.nodes_before == only.nodes_after == 1 and len(found.runs) == 2
     assert profiling.profile(one).operators[0].after is None
+
+
+def test_the_command_says_where_weights_came_from(tmp_path: Path) -> None:
+    """Rewound weights are not refitted: the line that makes the model again has to say which."""
+    for name in ("model.onnx", "early.onnx"):
+        onnx.save(perceptron(), tmp_path / name)
+    model, early, out, page = (
+        str(tmp_path / name) for name in ("model.onnx", "early.onnx", "out.onnx", "r.html")
+    )
+    arguments = ["prune", model, "-o", out, "--ratio", "0.5", "--rewind", early, "--no-benchmark"]
+    result = CliRunner().invoke(main, [*arguments, "--report", page])
+    assert result.exit_code == 0, result.output
+    line = next(x for x in read(Path(page)).words.splitlines() if "onnxprune prune" in x)
+    assert f"--rewind {early}" in line and "--reconstruct" not in line

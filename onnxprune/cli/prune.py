@@ -78,6 +78,7 @@ def prune(
             return  # --check with --eval: it would pass
         further = further_options(input_shapes, threads, evaluated, metric, choice["rules"])
         beside = {plan_out: result.plan.to_json().encode()} if plan_out else {}
+        further |= {name: choice[name] for name in ("reconstruct", "finetune", "rewind")}
         if report:
             progress("report")
             if choice["lossless"] and choice["ratio"] == DEFAULT_RATIO:

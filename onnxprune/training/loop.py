@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..gradients import Differentiable
 from .augment import Augmentation
 from .batches import Batch, Batches
 from .checkpoints import Checkpoint
-from .judging import Jury, Run, Score
+from .judging import Jury, Score
 from .objective import Objective
 from .penalties import Penalty
 from .settings import Settings
@@ -197,13 +198,9 @@ class Trainer:
         for i, piece in enumerate(pieces):
             last = i + 1 == len(pieces)
             part = piece.real / samples
-            if last:
+            with nullcontext() if last else self.workers.apart(self.module):
                 loss = self._loss(piece, (*at, i))
                 self._scaler.scale(loss * part).backward()
-            else:
-                with self.workers.apart(self.module):
-                    loss = self._loss(piece, (*at, i))
-                    self._scaler.scale(loss * part).backward()
             total += loss.detach() * part
         self._scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)
@@ -235,7 +232,7 @@ class Trainer:
         """The score of the averaged weights; in every process that of the first."""
         now = [p.detach().clone() for p in self.parameters]
         _copy(average, self.parameters)
-        score = jury(_no_features(self.student)) if self.workers.first else Score(math.inf)
+        score = jury(self.student) if self.workers.first else Score(math.inf)
         _copy(now, self.parameters)
         if self.workers.count == 1:
             return score
@@ -290,10 +287,6 @@ class Trainer:
 def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     for value, target in zip(values, into, strict=True):
         target.copy_(value)
-
-
-def _no_features(student: Differentiable) -> Run:
-    return lambda feeds: student(feeds)
 
 
 def _number(value: float | None) -> float:

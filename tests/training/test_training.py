@@ -200,6 +200,13 @@ def test_a_teacher_of_another_kind_is_refused(cut, tmp_path):
         onnxprune.finetune(cut, other, DATA, settings=QUICK)
 
 
+def test_a_gate_without_data_is_refused_before_anything_is_trained(cut):
+    with pytest.raises(UsageError, match="--eval"):
+        onnxprune.prune(DIGITS, ratio=0.5, calibration=DATA, finetune=QUICK, max_drop=1.0)
+    with pytest.raises(UsageError, match="--eval"):
+        onnxprune.finetune(cut, DIGITS, DATA, settings=QUICK, max_drop=1.0)
+
+
 def test_max_drop_is_a_gate(cut):
     nothing = Settings(epochs=1, batch=32, threads=1, lr=1e-12)
     with pytest.raises(CheckFailed, match="points"):
