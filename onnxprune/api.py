@@ -37,6 +37,7 @@ from .model import graphs
 from .plans import Plan
 from .preprocess import Preprocess, preprocess_of
 from .rebuilding import Rebuilder
+from .reconstruction import Kept, keeping
 from .report import target_result
 from .rewrite import rewrite
 from .sensitivities import SHARES, Sensitivity, Told, measure_groups
@@ -75,6 +76,7 @@ def prune(
     reconstruct: bool = False,
     rewind: ModelLike | None = None,
     finetune: int | str | Settings | None = None,
+    journal: bool | Kept = False,
     resume: bool = False,
     lossless: bool | None = None,
     round_to: int | str | None = None,
@@ -127,7 +129,10 @@ def prune(
             Lottery Ticket Hypothesis", 2020).
         finetune: train what is left to do what the model did: epochs (30), minutes ("20min"), or
             `training.settings.Settings`. On the calibration data, all of it; needs torch.
-        resume: where a run like this was stopped while it trained, go on from its last epoch.
+        journal: note each step of `reconstruct` in the user's cache until the result is saved, for
+            `resume` to go on from.
+        resume: where a run like this was stopped while it refitted or trained, go on from there, to
+            the same result.
         lossless: channels that carry nothing (dead, constant, duplicates) go first, and what they
             did is folded into the operators behind them. True: nothing else is removed, unless a
             ratio or a target is given. False: not looked for.
@@ -169,7 +174,10 @@ def prune(
     if settings is not None and steps > 1:
         given = dict(locals())
         options = {name: given[name] for name in _PRUNE if name not in _STEPWISE}
-        return iterated(prune, model_or_path, ratio, target, steps, settings, options)
+        with keeping(journal, resume) as kept:
+            options["journal"] = kept or False
+            result = iterated(prune, model_or_path, ratio, target, steps, settings, options)
+            return result.keep(kept)
     budget = Budget(
         ratio,
         scope,
@@ -206,39 +214,40 @@ def prune(
             seed=seed,
         )
 
-    if lossless and ratio is None and target is None and ratios is None:
-        result = carried_out(work.emptied_plan(planner))
-        speedup = at_best(result)
-        if speedup is not None and speedup < 1:
-            result.report.notes.append(
-                "widths that are no multiples of 16 or 8 are slow; --round-to 16 keeps as many"
-                " empty channels as fill them up"
+    with keeping(reconstruct and data is not None and journal, resume and reconstruct) as kept:
+        if lossless and ratio is None and target is None and ratios is None:
+            result = carried_out(work.emptied_plan(planner))
+            speedup = at_best(result)
+            if speedup is not None and speedup < 1:
+                result.report.notes.append(
+                    "widths that are no multiples of 16 or 8 are slow; --round-to 16 keeps as many"
+                    " empty channels as fill them up"
+                )
+        elif reconstruct and data is not None:
+            rebuilder = Rebuilder(data, threads, seed, progress, kept)
+            made, outcome = work.rebuilt(planner, rebuilder)
+            result = carried_out(made, lambda _: outcome)
+            result.report.notes += planner.notes
+            result.report.target = target_result(budget.goal, result.report)
+        elif rewind is not None:
+            earlier = Work(rewind, rules, progress)
+            result = paced(work, planner, lambda made: carried_out(made, earlier.rewound(made)))
+        elif reconstruct:
+            result = paced(work, planner, lambda made: carried_out(made, work.compensated))
+        else:
+            result = paced(work, planner, carried_out)
+        if settings is not None and data is not None:
+            whole = replace(data, samples=None, every=0)
+            teaching = Teaching(whole, settings, resume=resume, progress=work.progress)
+            result = work.retrained(
+                result,
+                lambda choice, pruned: teaching.refine(work, choice, pruned),
+                input_shapes=input_shapes,
+                threads=threads,
+                **evaluation,
+                seed=seed,
             )
-    elif reconstruct and data is not None:
-        rebuilder = Rebuilder(data, threads, seed, progress)
-        made, outcome = work.rebuilt(planner, rebuilder)
-        result = carried_out(made, lambda _: outcome)
-        result.report.notes += planner.notes
-        result.report.target = target_result(budget.goal, result.report)
-    elif rewind is not None:
-        earlier = Work(rewind, rules, progress)
-        result = paced(work, planner, lambda made: carried_out(made, earlier.rewound(made)))
-    elif reconstruct:
-        result = paced(work, planner, lambda made: carried_out(made, work.compensated))
-    else:
-        result = paced(work, planner, carried_out)
-    if settings is None or data is None:
-        return result
-    whole = replace(data, samples=None, every=0)
-    teaching = Teaching(whole, settings, resume=resume, progress=work.progress)
-    return work.retrained(
-        result,
-        lambda choice, pruned: teaching.refine(work, choice, pruned),
-        input_shapes=input_shapes,
-        threads=threads,
-        **evaluation,
-        seed=seed,
-    )
+        return result.keep(kept)
 
 
 #: The arguments of `prune`, and those of them that are not the same in each of several stages.
@@ -255,6 +264,8 @@ def search(
     target: str | None = None,
     verify: bool = True,
     benchmark: bool = True,
+    journal: bool | Kept = False,
+    resume: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
@@ -270,38 +281,49 @@ def search(
         raise UsageError("--search needs --eval and --max-drop: what has to be held, and on what")
     tell = progress or (lambda _: None)
 
-    def attempt(pressure: float) -> Trial[dict[str, Any]] | None:
-        budget: dict[str, Any] = dict(eased(ratio, target, pressure))
-        words = ", ".join(f"{key} {value}" for key, value in budget.items())
-        tell(f"search: {words}")
-        try:
-            found = prune(
-                model_or_path, eval=eval, **budget, verify=False, benchmark=False, **options
-            )
-        except (CheckFailed, NotPrunable):
-            return None  # there is no model of this budget
-        assert found.report.evaluation is not None
-        return Trial(pressure, found.report.evaluation.drop, budget)
+    with keeping(journal, resume) as kept:
 
-    best, trials = smallest(attempt, max_drop)
-    if best is None:
-        least = min((trial.drop for trial in trials), default=math.nan)
-        raise CheckFailed(
-            f"nothing was found that loses no more than {counted(max_drop, 'point')}; the"
-            f" least that was lost is {least:.2f}; nothing was written"
+        def attempt(pressure: float) -> Trial[dict[str, Any]] | None:
+            budget: dict[str, Any] = dict(eased(ratio, target, pressure))
+            words = ", ".join(f"{key} {value}" for key, value in budget.items())
+            tell(f"search: {words}")
+            try:
+                found = prune(
+                    model_or_path,
+                    eval=eval,
+                    **budget,
+                    verify=False,
+                    benchmark=False,
+                    journal=kept or False,
+                    resume=resume,
+                    **options,
+                )
+            except (CheckFailed, NotPrunable):
+                return None  # there is no model of this budget
+            assert found.report.evaluation is not None
+            return Trial(pressure, found.report.evaluation.drop, budget)
+
+        best, trials = smallest(attempt, max_drop)
+        if best is None:
+            least = min((trial.drop for trial in trials), default=math.nan)
+            raise CheckFailed(
+                f"nothing was found that loses no more than {counted(max_drop, 'point')}; the"
+                f" least that was lost is {least:.2f}; nothing was written"
+            )
+        result = prune(
+            model_or_path,
+            eval=eval,
+            max_drop=max_drop,
+            **best.result,
+            verify=verify,
+            benchmark=benchmark,
+            journal=kept or False,
+            resume=resume,
+            progress=progress,
+            **options,
         )
-    result = prune(
-        model_or_path,
-        eval=eval,
-        max_drop=max_drop,
-        **best.result,
-        verify=verify,
-        benchmark=benchmark,
-        progress=progress,
-        **options,
-    )
-    result.report.trials = [{**trial.result, "drop": trial.drop} for trial in trials]
-    return result
+        result.report.trials = [{**trial.result, "drop": trial.drop} for trial in trials]
+        return result.keep(kept)
 
 
 def plan(
@@ -363,6 +385,8 @@ def apply(
     preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,
     calibration_samples: int | None = 1024,
     reconstruct: bool = False,
+    journal: bool = False,
+    resume: bool = False,
     rules: Sequence[str | Path] = (),
     threads: int = 1,
     verify: bool = True,
@@ -383,22 +407,24 @@ def apply(
     work.provenance = provenance
     work.empty_again(made)
     rebuilt: Rebuilt | None = None
-    if reconstruct:
-        data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
-        rebuilt = work.refitting(None if data is None else Rebuilder(data, threads, seed, progress))
-
-    return work.carry_out(
-        made,
-        rebuilt=rebuilt,
-        input_shapes=input_shapes,
-        threads=threads,
-        verified=verify,
-        timed=benchmark,
-        evaluated=eval,
-        metric=metric,
-        max_drop=max_drop,
-        seed=seed,
-    )
+    with keeping(reconstruct and journal, reconstruct and resume) as kept:
+        if reconstruct:
+            data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
+            rebuilder = None if data is None else Rebuilder(data, threads, seed, progress, kept)
+            rebuilt = work.refitting(rebuilder)
+        result = work.carry_out(
+            made,
+            rebuilt=rebuilt,
+            input_shapes=input_shapes,
+            threads=threads,
+            verified=verify,
+            timed=benchmark,
+            evaluated=eval,
+            metric=metric,
+            max_drop=max_drop,
+            seed=seed,
+        )
+        return result.keep(kept)
 
 
 def mask(

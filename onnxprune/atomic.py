@@ -44,14 +44,14 @@ def scratch(target: Path) -> Iterator[Path]:
     _remove_left_over(target.parent)
     digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()
     folder = target.parent / f".onnxprune-{digest[:16]}"
-    lock = _hold(folder)
+    lock = hold(folder)
     if lock is None:
         raise WriteFailed(f"{target}: another run is writing this file; wait for it to end")
     try:
-        _clear(folder)
+        clear(folder)
         yield folder
     finally:
-        _remove(folder, lock)
+        remove(folder, lock)
 
 
 def sync(file: BinaryIO) -> None:
@@ -90,13 +90,16 @@ def _remove_left_over(parent: Path) -> None:
         for name in names:
             with contextlib.suppress(OSError):
                 folder = parent / name
-                lock = _hold(folder)
+                lock = hold(folder)
                 if lock is not None:
-                    _remove(folder, lock)
+                    remove(folder, lock)
 
 
-def _hold(folder: Path) -> int | None:
-    """Make a folder, and a lock in it, and hold that; None where another process does."""
+def hold(folder: Path) -> int | None:
+    """Make a folder, and a lock in it, and hold that; None where another process does.
+
+    What is given is the lock, to be closed or given to `remove`.
+    """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):  # it may go again after every line
@@ -138,16 +141,17 @@ def _locked(lock: int) -> bool:
     return True
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
+    """Remove the files in a folder that is held."""
     for entry in os.scandir(folder):
         if entry.name != _LOCK:
             os.unlink(entry.path)
 
 
-def _remove(folder: Path, lock: int) -> None:
+def remove(folder: Path, lock: int) -> None:
     """Remove a folder that is held. What another process has put there since, stays."""
     with contextlib.suppress(OSError):
-        _clear(folder)
+        clear(folder)
         os.unlink(folder / _LOCK)
         os.rmdir(folder)
     os.close(lock)

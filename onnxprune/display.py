@@ -168,9 +168,13 @@ def _certificate(found: Certificate) -> str:
         parts.append(f"masking {found.masking:.1e}")
     if found.cut is not None:
         parts.append(f"cut {found.cut:.1e}")
+    moved = (
+        "gives outputs of other sizes"
+        if found.control == math.inf
+        else f"moves the outputs by {found.control or 0:.1g}"
+    )
     text = (
-        f"Certified: {', '.join(parts)} (allowed {found.tolerance:.0e};"
-        f" a wrong coupling moves the outputs by {found.control or 0:.1g})"
+        f"Certified: {', '.join(parts)} (allowed {found.tolerance:.0e}; a wrong coupling {moved})"
     )
     if found.notes:
         text += "; " + "; ".join(found.notes)
@@ -210,7 +214,9 @@ def show_training(console: Console, report: TrainReport) -> None:
         before, after = found["before"][key], found["after"][key]
         if before is not None and after is not None:
             shown = (f"{x:.4g}" if key == "distance" else percent(x) for x in (before, after))
-            rows.add_row(f"{name}, held out ({found['held_out']:,})", *shown)
+            held = found["held_out"]
+            on = f"held out ({held:,})" if held else "on what was learned from"
+            rows.add_row(f"{name}, {on}", *shown)
     console.print(rows)
     if report.given and report.evaluation:
         for title, each in (("as it came", report.given), ("trained", report.evaluation)):

@@ -12,7 +12,7 @@ from .calibration import Calibration, CalibrationData
 from .model_costs import macs_cost
 from .network import Network
 from .planning import Planner
-from .reconstruction import Outcome, Rounds, choose_and_reconstruct, reconstruct
+from .reconstruction import Kept, Outcome, Rounds, choose_and_reconstruct, reconstruct
 from .rounding import steps_of
 
 
@@ -24,6 +24,8 @@ class Rebuilder:
     threads: int = 1
     seed: int = 0
     progress: Callable[[str], None] | None = None
+    #: The records of a command that can be resumed.
+    kept: Kept | None = None
 
     def _open(self, network: Network) -> Calibration:
         return self.data.open(network.model.proto, network.model.base_dir)
@@ -36,6 +38,7 @@ class Rebuilder:
             self._open(network),
             threads=self.threads,
             seed=self.seed,
+            kept=self.kept,
             progress=self.progress or (lambda _: None),
         )
 
@@ -58,6 +61,7 @@ class Rebuilder:
             rounds=Rounds(steps={g.dim: s for g, s in zip(groups, steps, strict=True)}),
             threads=self.threads,
             seed=self.seed,
+            kept=self.kept,
             progress=self.progress or (lambda _: None),
         )
         whole = [np.arange(group.size, dtype=np.int64) for group in groups]

@@ -39,7 +39,7 @@ from .pace import not_slower
 from .planning import Planner
 from .plans import Plan, choice_of, make_plan
 from .rebuilding import Rebuilder
-from .reconstruction import Outcome
+from .reconstruction import Kept, Outcome
 from .report import GroupResult, Report, target_result
 from .rewrite import rewrite
 from .runtime import FoundInputs, find_inputs
@@ -94,6 +94,8 @@ class Result:
     _network: Network = field(repr=False)
     _pruned: ModelProto = field(repr=False)
     _verified: bool = field(repr=False, default=True)
+    #: What the command goes on from, if it is stopped before this is saved.
+    _kept: Kept | None = field(repr=False, default=None)
 
     @cached_property
     def model(self) -> ModelProto:
@@ -118,6 +120,15 @@ class Result:
         """
         write(self._network.model, self._pruned, Path(path), force, self._verified)
         self.report.output = str(Path(path))
+        if self._kept is not None:
+            self._kept.remove()
+
+    def keep(self, kept: Kept | None) -> Result:
+        """The same; when it is saved, the records of the command that made it are removed."""
+        self._kept = kept
+        notes = self.report.notes
+        notes += [note for note in (kept.notes() if kept else ()) if note not in notes]
+        return self
 
 
 def inlined(proto: ModelProto, base_dir: Path) -> ModelProto:
@@ -385,6 +396,11 @@ class Work:
             file = first.proto if trust().outside_data else first.path or first.proto
             report.before = count(file, shapes, loaded=first.proto, without=first.copies)
             report.after = count(pruned, shapes)
+            if left := report.after.uncounted:
+                more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                report.notes.append(
+                    f"MACs leave out {left[0]}{more}: sizes that are known only when the model runs"
+                )
         if self.provenance:  # behind the count: it is no part of what the model costs
             provenance.stamp(pruned, provenance.entries(self.original.sha256, made))
         if evaluated:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.network import Network
 from onnxprune.reconstruction import operators, pairs, solve
+from onnxprune.reconstruction.beside import in_order, one_thread_each
 from onnxprune.reconstruction.conjugate import Gather, Solver, Tangent
 from onnxprune.reconstruction.eliminate import Consumer, eliminate
 from onnxprune.reconstruction.gram import Gram
@@ -385,6 +387,59 @@ def test_what_is_kept_of_the_data_does_not_grow_with_it() -> None:
         grams = [each.gram for each in walked.sites if each.gram is not None]
         sizes.append(sum(gram.xx.nbytes + gram.xy.nbytes for gram in grams))
     assert sizes[0] == sizes[1]
+
+
+# -- side by side --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_results_come_in_order_and_few_are_under_way(threads: int) -> None:
+    taken, most = 0, 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for i in range(30):
+            taken = i + 1
+            yield i
+
+    def slow_at_first(i: int) -> int:
+        time.sleep(0.005 if i % 3 == 0 else 0)
+        return i * i
+
+    for i, found in enumerate(in_order(slow_at_first, items(), threads)):
+        assert found == i * i
+        most = max(most, taken - i)
+    assert taken == 30
+    assert most <= min(threads, 8)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_fails_is_raised_in_its_turn(threads: int) -> None:
+    def fails(i: int) -> int:
+        if i == 3:
+            raise KeyError(i)
+        return i
+
+    found = []
+    with pytest.raises(KeyError):
+        for each in in_order(fails, range(10), threads):
+            found.append(each)
+    assert found == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["conv", "gemm"])
+def test_more_threads_give_the_same_bytes(kind: str) -> None:
+    """Of the sums: what onnxruntime gives with more threads is the same for models this small."""
+    proto, group, data = _two_layers(kind)
+    data = np.tile(data, (8, *[1] * (data.ndim - 1))).astype("f4")
+    data += RNG(1).normal(size=data.shape).astype("f4")
+    with one_thread_each():
+        found = [
+            refit(proto, {group: range(5)}, data, threads=threads)[2].model.SerializeToString()
+            for threads in (1, 3)
+        ]
+    assert found[0] == found[1]
+    assert found[0] != cut(read(proto)[0], [], {}).model.SerializeToString()
 
 
 def test_unknown_products_are_left_alone() -> None:

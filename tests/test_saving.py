@@ -181,7 +181,7 @@ def test_only_folders_of_killed_runs_are_removed(folder: Path) -> None:
     precious.mkdir()
     (precious / "thesis").write_text("x")
     linked.symlink_to(precious)
-    lock = atomic._hold(held)
+    lock = atomic.hold(held)
     assert lock is not None
     try:
         _save(pruned(folder), folder)

@@ -11,7 +11,7 @@ import click
 from .. import api, html
 from ..configuration import Verb
 from ..plans import Plan
-from .options import CALIBRATION, CHECKS, MODEL, OUTPUT, RECONSTRUCT, RULES
+from .options import CALIBRATION, CHECKS, MODEL, OUTPUT, RECONSTRUCT, RESUME, RULES
 from .printing import stages
 from .writing import check_targets, further_options, save, tell
 
@@ -23,6 +23,7 @@ from .writing import check_targets, further_options, save, tell
 @CHECKS
 @CALIBRATION
 @RECONSTRUCT
+@RESUME
 @RULES
 def apply(
     model: Path,
@@ -40,7 +41,7 @@ def apply(
     max_drop: float | None,
     as_json: bool,
     rules: Sequence[str],
-    **calibration: Any,
+    **refit: Any,
 ) -> None:
     """Carry out a PLAN on MODEL, or on one of the same structure.
 
@@ -62,7 +63,8 @@ def apply(
             metric=metric,
             max_drop=max_drop,
             provenance=not no_provenance,
-            **calibration,
+            **refit,
+            journal=True,
             progress=progress,
         )
         beside = {}

@@ -185,6 +185,11 @@ RECONSTRUCT = click.option(
     is_flag=True,
     help="Refit what reads removed channels, by least squares on --calibration; choose by that.",
 )
+RESUME = click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a run like this was stopped in --reconstruct.",
+)
 REFINE = together(
     click.option(
         "--finetune",
@@ -196,7 +201,7 @@ REFINE = together(
     click.option(
         "--resume",
         is_flag=True,
-        help="Go on from the last epoch where a run like this was stopped in --finetune.",
+        help="Go on where a run like this was stopped in --reconstruct or --finetune.",
     ),
     click.option(
         "--rewind",

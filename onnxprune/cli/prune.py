@@ -72,6 +72,7 @@ def prune(
             metric=metric,
             max_drop=max_drop,
             provenance=not no_provenance,
+            journal=output is not None,
             progress=progress,
         )
         if output is None:

@@ -36,6 +36,7 @@ _IN_JSON: dict[str, Any] = {
     "criterion": str,
     "calibration": str | None,
     "preprocess": str | dict[str, Any] | None,
+    "journal": bool,
 }
 
 

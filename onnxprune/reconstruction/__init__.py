@@ -15,10 +15,12 @@ what the original gives at the channels that are left.
 | `walk` | one pass in graph order |
 | `consumers`, `eliminate` | what reads a group; in which order its channels can go |
 | `probes`, `sensitivity`, `rounds` | what that costs the outputs; widths for a budget; in rounds |
+| `records`, `noted` | what was done, on disk, for a job that is stopped |
 | `outcome` | the whole job |
 """
 
 from .outcome import Outcome, choose_and_reconstruct, reconstruct
+from .records import Kept, keeping
 from .rounds import Rounds
 
-__all__ = ["Outcome", "Rounds", "choose_and_reconstruct", "reconstruct"]
+__all__ = ["Kept", "Outcome", "Rounds", "choose_and_reconstruct", "keeping", "reconstruct"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..axes import Index
 from ..model import Array
+from .beside import in_order
 from .gram import Matrix
 
 #: W `[g, k, o]` and b `[g, o]` of each layer: the feeders, then the reader.
@@ -81,6 +82,7 @@ class Solver:
     Args:
         reader: w' `[g, k, o]` as y is made with it.
         emphasis: how much an error in each output counts, `[g, 1, o]`.
+        threads: tangents that are multiplied with at once.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class Solver:
         reader: Array,
         emphasis: Array,
         damping: float,
+        threads: int = 1,
     ) -> None:
-        self.tangents, self.emphasis = tangents, emphasis
+        self.tangents, self.emphasis, self.threads = tangents, emphasis, threads
         self.zero: Weights = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights]
         self.reader = reader.astype(np.float32)
         self.inverses: list[Matrix] = []
@@ -151,27 +154,39 @@ class Solver:
 
     def _forward(self, step: Weights) -> Iterator[Array]:
         """J δ, batch by batch."""
-        for tangent in self.tangents:
+
+        def moved(tangent: Tangent) -> Array:
             y = affine(tangent.h, *step[-1])
             for x, slope, gather, (w, b) in zip(
                 tangent.x, tangent.slopes, tangent.gathers, step, strict=False
             ):
                 y += gather(affine(x, w, b) * slope) @ self.reader
-            yield y * self.emphasis
+            return y * self.emphasis
+
+        return in_order(moved, self.tangents, self.threads)
 
     def _back(self, missing: Sequence[Array]) -> Weights:
         """Jᵀ of something like y."""
-        found = [(w.copy(), b.copy()) for w, b in self.zero]
-        for tangent, given in zip(self.tangents, missing, strict=True):
+
+        def back(both: tuple[Tangent, Array]) -> list[tuple[Array, Matrix]]:
+            tangent, given = both
             r = given * self.emphasis
             wide = r @ self.reader.transpose(0, 2, 1)
             parts = [
                 gather.back(wide, slope.shape) * slope
                 for slope, gather in zip(tangent.slopes, tangent.gathers, strict=True)
             ]
-            for (w, b), x, z in zip(found, [*tangent.x, tangent.h], [*parts, r], strict=True):
-                w += x.transpose(0, 2, 1) @ z
-                b += z.sum(axis=1, dtype=np.float64)
+            return [
+                (x.transpose(0, 2, 1) @ z, z.sum(axis=1, dtype=np.float64))
+                for x, z in zip([*tangent.x, tangent.h], [*parts, r], strict=True)
+            ]
+
+        found = [(w.copy(), b.copy()) for w, b in self.zero]
+        pairs = zip(self.tangents, missing, strict=True)
+        for each in in_order(back, pairs, self.threads):
+            for (w, b), (dw, db) in zip(found, each, strict=True):
+                w += dw
+                b += db
         return found
 
     def _preconditioned(self, gradient: Weights) -> Weights:

@@ -47,11 +47,17 @@ class Gram:
         self.sx += x.sum(axis=1, dtype=np.float64)
         self.sy += y.sum(axis=1, dtype=np.float64)
 
+    def __iadd__(self, other: Gram) -> Gram:
+        self.rows += other.rows
+        for name in ("xx", "xy", "yy", "sx", "sy"):
+            mine: Matrix = getattr(self, name)
+            mine += getattr(other, name)
+        return self
+
     def __add__(self, other: Gram) -> Gram:
         both = Gram.like(self)
-        both.rows = self.rows + other.rows
-        for name in ("xx", "xy", "yy", "sx", "sy"):
-            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both += self
+        both += other
         return both
 
     def covariance(self) -> tuple[Matrix, Matrix]:

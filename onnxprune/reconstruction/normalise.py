@@ -22,6 +22,8 @@ from .segments import Frontier
 from .sites import Site
 from .writing import Writer
 
+#: The a and b of each channel.
+Line = tuple[Matrix, Matrix]
 #: Towards a = 1: for channels that hardly vary.
 _RIDGE = 1e-3
 #: For each operator: the operands of its scale and its shift, and the axis of its channels.
@@ -103,7 +105,7 @@ class _Sums:
         each = each + a**2 * self.xx + 2 * a * b * self.x + self.n * b**2
         return float(np.maximum(each, 0).sum())
 
-    def line(self, shifted: bool) -> tuple[Matrix, Matrix]:
+    def line(self, shifted: bool) -> Line:
         """The a and b that fit best."""
         if not shifted:
             ridge = _RIDGE * self.xx + 1e-12
@@ -117,8 +119,11 @@ class _Sums:
 
 def refit_norm(
     norm: Norm, original: Frontier, pruned: Frontier, writer: Writer, kept: Sequence[Index | None]
-) -> tuple[float, float, bool]:
-    """Refit one; its relative squared error on held-out rows before and after, and whether."""
+) -> tuple[float, float, Line | None]:
+    """Refit one; its relative squared error on held-out rows before and after, and by what line.
+
+    What is stored of its output is then what it gives now; without a line, nothing has changed.
+    """
     train, held = _Sums(), _Sums()
     every = min(HELD_OUT, pruned.count)
     for batch in range(pruned.count):
@@ -135,7 +140,7 @@ def refit_norm(
     spread = max(float(np.maximum(held.yy - held.y**2 / held.n, 0).sum()), 1e-30)
     before, after = held.error(one, zero) / spread, held.error(a, b) / spread
     if not after < before * (1 - 1e-6) or before < 1e-10:
-        return before, before, False
+        return before, before, None
     node = writer.node(norm.y)
     for slot, add in ((norm.scale, zero), (norm.shift, b)):
         if slot is not None:
@@ -143,12 +148,13 @@ def refit_norm(
             value = writer.read(name)
             new = (value.astype(np.float64) * a + add).astype(value.dtype)
             writer.write(node, slot, new, f"{name}_refitted")
-    _follow(norm, pruned, a, b)
-    return before, after, True
+    follow(norm, pruned, (a, b))
+    return before, after, (a, b)
 
 
-def _follow(norm: Norm, pruned: Frontier, a: Matrix, b: Matrix) -> None:
-    """Have what is stored of the output be what it is now."""
+def follow(norm: Norm, pruned: Frontier, line: Line) -> None:
+    """Have what is stored of the output be what it is with this line behind it."""
+    a, b = line
     for batch in range(pruned.count):
         value = np.asarray(pruned.get(norm.y, batch))
         shape = [1] * value.ndim

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,9 +19,11 @@ from ..network import Network
 from ..rewrite import rewrite
 from ..runtime import Feeds, run, session
 from ..words import counted
+from .beside import one_thread_each
 from .parts import cut
-from .probes import distance, output_kinds
+from .probes import distance, measured, output_kinds
 from .problem import HELD_OUT
+from .records import NOWHERE, Kept, Records, fingerprint, identity_of_job
 from .rounds import Rounds, choose_and_refit
 from .sites import find_sites
 from .walk import Settings, Walk, walk
@@ -82,6 +85,7 @@ def reconstruct(
     *,
     threads: int | None = None,
     seed: int = 0,
+    kept: Kept | None = None,
     progress: Progress = lambda _: None,
 ) -> Outcome:
     """The model cut to `choice`, every site refitted to what the original gives.
@@ -89,14 +93,20 @@ def reconstruct(
     With an empty choice nothing changes. Where the outputs are no better for it on the held-out
     inputs, the model is as it was cut.
 
+    Args:
+        kept: the records of the command, if it is one that can be resumed.
+
     Raises:
-        UsageError: there is no calibration data.
+        UsageError: there is no calibration data, or the records are another job's.
         UnsupportedModel: the model can't be run piece by piece.
     """
     sites, skipped = find_sites(network)
     batches = shuffled(calibration, seed)
     settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
-    walked = walk(network, sites, cut(network, sites, choice), choice, batches, settings, progress)
+    model = cut(network, sites, choice)
+    with one_thread_each(), _records(kept, network, batches, settings) as records:
+        noted = records.under(f"refit-{fingerprint(model, choice)}")
+        walked = walk(network, sites, model, choice, batches, settings, progress, noted)
     return _finished(network, choice, walked, skipped, batches, settings, calibration)
 
 
@@ -110,6 +120,7 @@ def choose_and_reconstruct(
     rounds: Rounds | None = None,
     threads: int | None = None,
     seed: int = 0,
+    kept: Kept | None = None,
     progress: Progress = lambda _: None,
 ) -> Outcome:
     """Widths of `groups` for a budget (`amount` of `cost`), chosen by what refitting can't mend.
@@ -120,10 +131,31 @@ def choose_and_reconstruct(
     batches = shuffled(calibration, seed)
     settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
     rounds = replace(rounds or Rounds(), settings=settings)
-    choice, walked = choose_and_refit(
-        network, sites, groups, cost, amount, batches, rounds, progress
-    )
+    about = {"walk_samples": rounds.walk_samples, "probe_samples": rounds.probe_samples}
+    with one_thread_each(), _records(kept, network, batches, settings, about) as records:
+        choice, walked = choose_and_refit(
+            network, sites, groups, cost, amount, batches, rounds, progress, records
+        )
     return _finished(network, choice, walked, skipped, batches, settings, calibration)
+
+
+@contextmanager
+def _records(
+    kept: Kept | None,
+    network: Network,
+    batches: Sequence[Feeds],
+    settings: Settings,
+    about: Mapping[str, Any] | None = None,
+) -> Iterator[Records]:
+    """Where this job's steps are noted. More threads make the same steps faster, not others."""
+    if kept is None:
+        yield NOWHERE
+        return
+    options = {**asdict(settings), **(about or {})}
+    for name in ("threads", "base_dir"):
+        del options[name]
+    with kept.open(identity_of_job(network.model, batches, options)) as records:
+        yield records
 
 
 def shuffled(calibration: Calibration, seed: int, size: int = 64) -> list[Feeds]:
@@ -169,9 +201,15 @@ def _finished(
 def _distance(
     network: Network, model: ModelProto, batches: Sequence[Feeds], settings: Settings
 ) -> float:
+    whole = network.model.proto
     original, other = (
-        session(each, optimize=True, threads=settings.threads, base_dir=settings.base_dir)
-        for each in (network.model.proto, model)
+        session(
+            measured(each, whole),
+            optimize=True,
+            threads=settings.threads,
+            base_dir=settings.base_dir,
+        )
+        for each in (whole, model)
     )
     total, count = 0.0, 0
     for feeds in batches:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..network import Network
+from .beside import in_order
 from .conjugate import Solver, Weights, combined
 from .parts import Place
 from .problem import HELD_OUT, Problem
-from .segments import reads
+from .segments import Frontier, reads
 from .sites import Site
 from .tangents import PairFunction, View
 from .writing import Writer
@@ -103,6 +104,15 @@ def refit_pair(pair: Pair, problem: Problem, writer: Writer) -> float:
     return _Refit(pair, problem, writer).run()
 
 
+def run_again(pair: Pair, pruned: Frontier, writer: Writer) -> None:
+    """Run what lies between a pair anew, after its weights were written."""
+    pruned.reindex()
+    names = [Place(site, writer).x for site in pair.feeders]
+    inputs = {name: pruned.get(name, 0) for name in names}
+    live = pruned.between(inputs, [Place(pair.reader, writer).x])
+    pruned.run_over(live, list(inputs))
+
+
 class _Refit:
     def __init__(self, pair: Pair, problem: Problem, writer: Writer) -> None:
         self.pair, self.pruned, self.writer = pair, problem.pruned, writer
@@ -170,22 +180,29 @@ class _Refit:
 
     def _turn(self, turn: int, damping: float) -> tuple[float, float]:
         """One step; the share that the held-out error falls to, and the step's length."""
-        function, count = self.function, len(self.train)
+        function, weights, count = self.function, self.weights, len(self.train)
         some = {self.train[(turn * self.each + i) % count] for i in range(self.each)}
-        held = [function.batch(i, self._view()) for i in self.held]
-        batches = [function.batch(i, self._view()) for i in sorted(some)]
+        seen = [(i, self._view()) for i in (*self.held, *sorted(some))]
+        threads = self.pruned.threads
+        both = list(in_order(lambda each: function.batch(*each), seen, threads))
+        held, batches = both[: len(self.held)], both[len(self.held) :]
         solver = Solver(
-            [function.tangent(batch, self.weights) for batch in batches],
-            self.weights,
-            function.matrix(self.weights[-1][0]),
+            list(in_order(lambda each: function.tangent(each, weights), batches, threads)),
+            weights,
+            function.matrix(weights[-1][0]),
             function.emphasis,
             damping,
+            threads,
         )
         step = solver.solve(_ITERATIONS)
-        before = sum(function.error(batch, self.weights) for batch in held)
+
+        def error(these: Weights) -> float:
+            return sum(in_order(lambda batch: function.error(batch, these), held, threads))
+
+        before = error(weights)
         for length in (1.0, 0.5, 0.25):
-            tried = combined(self.weights, step, length)
-            after = sum(function.error(batch, tried) for batch in held)
+            tried = combined(weights, step, length)
+            after = error(tried)
             if after < before:
                 self.weights = tried
                 return after / before, length
@@ -195,7 +212,4 @@ class _Refit:
         """Put the weights into the model, and run what the reader reads anew."""
         for place, (w, b) in zip((*self.feeders, self.reader), self.weights, strict=True):
             place.write(w, b)
-        self.pruned.reindex()
-        inputs = {place.x: self.pruned.get(place.x, 0) for place in self.feeders}
-        live = self.pruned.between(inputs, [self.reader.x])
-        self.pruned.run_over(live, list(inputs))
+        run_again(self.pair, self.pruned, self.writer)

@@ -104,7 +104,7 @@ class Place:
             old = writer.read(taker.input[slot]).astype(np.float64)
             value = (old.ravel() + shift).reshape(old.shape)
             writer.write(taker, slot, value.astype(kind), f"{taker.input[slot]}_refitted")
-            writer.absorbed[self.site.y] = writer.absorbed.get(self.site.y, 0.0) + shift
+            writer.absorb(node, shift)
         elif linear.bias is not None and linear.bias_scale:
             value = shift / linear.bias_scale
             writer.write(node, linear.bias, value.astype(kind), f"{name}_bias")

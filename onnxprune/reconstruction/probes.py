@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from ..data_sizes import measurable
 from ..model import Array
 from ..runtime import Feeds, run
+from ..views import View
 from .eliminate import Consumer
 from .gram import Matrix
 from .parts import Place
@@ -61,7 +63,8 @@ def distance(
 ) -> float:
     """How far outputs are from others, summed over samples.
 
-    The KL divergence of classes, or the squared error relative to the spread of the values.
+    The KL divergence of classes, or the squared error relative to the spread of the values. What is
+    of another shape has lost channels itself, and says nothing.
     """
     total = 0.0
     for name, value in wanted.items():
@@ -69,6 +72,8 @@ def distance(
         if not kind:
             continue
         a, b = np.asarray(value, np.float64), np.asarray(given[name], np.float64)
+        if a.shape != b.shape:
+            continue
         if kind == "logits":
             total += _divergence(_log_softmax(a / TEMPERATURE), _log_softmax(b / TEMPERATURE))
         elif kind == "probabilities":
@@ -108,8 +113,14 @@ def _divergence(p: Array, q: Array) -> float:
     return float((np.exp(p) * (p - q)).sum())
 
 
+def measured(model: ModelProto, original: ModelProto) -> ModelProto:
+    """`model`, giving what is `measurable` of the original instead of its outputs."""
+    outputs = [value.name for value in original.graph.output]
+    return View(measurable(original), outputs).of(model)
+
+
 class Prober:
-    """Probes of one model, in graph order."""
+    """Probes of one model, in graph order: of what `wanted`, given by the original, consists of."""
 
     def __init__(
         self,
@@ -124,7 +135,7 @@ class Prober:
     ) -> None:
         self.model, self.batches, self.wanted = model, batches, wanted
         self.ranks, self.base_dir = ranks, base_dir
-        outputs = [value.name for value in model.graph.output]
+        outputs = list(wanted[0])
         self.frontier = Frontier(
             model, batches, store, wanted=outputs, base_dir=base_dir, threads=threads, tag="probe "
         )
@@ -146,7 +157,8 @@ class Prober:
 
     def measure(self, changed: Mapping[Site, tuple[Matrix, Matrix]]) -> float:
         """The distance per sample from the original's outputs, with other weights in some sites."""
-        piece, inputs = self.frontier.ahead(self.outputs)
+        ahead = [name for name in self.outputs if not self.frontier.holds(name)]
+        piece, inputs = self.frontier.ahead(ahead)
         writer = Writer(piece, self.base_dir, self.ranks)
         for site, (w, b) in changed.items():
             Place(site, writer).write(w, b)
@@ -154,5 +166,8 @@ class Prober:
         live = self.frontier.session(piece)
         for batch, wanted in enumerate(self.wanted):
             feeds = {name: np.asarray(self.frontier.get(name, batch)) for name in inputs}
-            total += distance(run(live, feeds), wanted, self.kinds)
+            given = {
+                name: self.frontier.get(name, batch) for name in self.outputs if name not in ahead
+            }
+            total += distance({**given, **run(live, feeds)}, wanted, self.kinds)
         return total / self.samples

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from onnx import NodeProto
 
 from ..axes import Index
 from ..model import Array, attributes
+from .beside import in_order
 from .gram import Gram, Matrix
 from .parts import Place
 from .segments import Frontier
@@ -23,6 +25,9 @@ ROWS_PER_UNKNOWN = 48
 LEAST_ROWS = 60_000
 #: One sample of this many is held out.
 HELD_OUT = 8
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -58,7 +63,9 @@ class Problem:
         self.site, self.linear, self.x = place.site, place.linear, place.x
         self.original, self.pruned, self.kept = original, pruned, kept
         self.shape = place.shape
-        self.scale, self.shift = affine(self.site.steps, place.writer)
+        self.scale, self.shift = (
+            each.astype(np.float32) for each in affine(self.site.steps, place.writer)
+        )
         self.hidden, self.seed = hidden, seed
         self.unknowns = int(np.prod(self.shape)) // max(self._outputs(), 1)
         self.budget = rows or max(LEAST_ROWS, ROWS_PER_UNKNOWN * self.unknowns)
@@ -72,21 +79,26 @@ class Problem:
     def _outputs(self) -> int:
         return int(self.linear.matrix(np.empty(self.shape, dtype=np.int8)).shape[2])
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows, batch by batch; the same ones each time."""
+    def over(self, function: Callable[[Block], T]) -> Iterator[T]:
+        """What `function` gives of each batch's rows, in order; the same rows each time."""
+        threads = self.pruned.threads
         if self._cached is not None:
-            yield from self._cached
+            yield from in_order(function, self._cached, threads)
             return
+
+        def made(batch: int) -> tuple[Block, T]:
+            block = self._block(batch)
+            return block, function(block)
+
         kept: list[Block] | None = []
         size = 0
-        for batch in range(self.pruned.count):
-            block = self._block(batch)
+        for block, result in in_order(made, range(self.pruned.count), threads):
             size += block.x.nbytes + block.y.nbytes * (1 if block.floor is None else 2)
             if kept is not None and size <= _CACHE:
                 kept.append(block)
             else:
                 kept = None
-            yield block
+            yield result
         self._cached = kept
 
     def _block(self, batch: int) -> Block:
@@ -163,14 +175,21 @@ class Problem:
 
     def grams(self) -> tuple[Gram, Gram]:
         """What the rows for fitting come to, and those held out."""
-        train: Gram | None = None
-        held: Gram | None = None
-        for block in self.blocks():
-            if train is None or held is None:
-                train = Gram(block.x.mean(axis=1), block.y.mean(axis=1))
-                held = Gram.like(train)
-            (held if block.held else train).add(block.x, block.y)
-        assert train is not None and held is not None
+        first = self._block(0)
+        train = Gram(first.x.mean(axis=1), first.y.mean(axis=1))
+        held = Gram.like(train)
+        del first
+
+        def gram(block: Block) -> tuple[Gram, bool]:
+            found = Gram.like(train)
+            found.add(block.x, block.y)
+            return found, block.held
+
+        for found, is_held in self.over(gram):
+            if is_held:
+                held += found
+            else:
+                train += found
         if held.rows == 0:
             held = train + held
         return train, held

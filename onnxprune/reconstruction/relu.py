@@ -50,31 +50,38 @@ def refine(
 
 def _targets(problem: Problem, like: Gram, w: Matrix, b: Matrix) -> tuple[Matrix, Matrix, float]:
     """XᵀT and the sum of T for the targets T that follow from a fit, and its loss."""
-    xy, sy = np.zeros_like(like.xy), np.zeros_like(like.sy)
-    loss = 0.0
-    for block in problem.blocks():
+    x0, y0 = like.x0[:, None], like.y0[:, None]
+
+    def of(block: Block) -> tuple[Matrix, Matrix, float]:
         y, floor = block.y, _floor(block)
         given = _given(block, w, b)
+        loss = 0.0
         if block.held or not problem.holds_out:
-            loss += _square(np.maximum(given, floor) - np.maximum(y, floor))
+            loss = _square(np.maximum(given, floor) - np.maximum(y, floor))
         target = np.where(y > floor, y, np.minimum(given, floor))
-        x = block.x - like.x0[:, None].astype(block.x.dtype)
-        target = target - like.y0[:, None].astype(target.dtype)
-        xy += x.transpose(0, 2, 1) @ target
-        sy += target.sum(axis=1, dtype=np.float64)
+        x, target = block.x - x0.astype(block.x.dtype), target - y0.astype(target.dtype)
+        return x.transpose(0, 2, 1) @ target, target.sum(axis=1, dtype=np.float64), loss
+
+    xy, sy, loss = np.zeros_like(like.xy), np.zeros_like(like.sy), 0.0
+    for product, total, part in problem.over(of):
+        xy += product
+        sy += total
+        loss += part
     return xy, sy, loss
 
 
 def _loss(problem: Problem, like: Gram, w: Matrix, b: Matrix) -> tuple[float, float]:
     """The loss of a fit on held-out rows, and how far Y is from its mean there."""
-    loss = spread = 0.0
-    for block in problem.blocks():
-        if block.held or not problem.holds_out:
-            floor = _floor(block)
-            given = np.maximum(_given(block, w, b), floor)
-            loss += _square(given - np.maximum(block.y, floor))
-            spread += _square(block.y - like.y0[:, None])
-    return loss, max(spread, 1e-30)
+
+    def of(block: Block) -> tuple[float, float]:
+        if problem.holds_out and not block.held:
+            return 0.0, 0.0
+        floor = _floor(block)
+        given = np.maximum(_given(block, w, b), floor)
+        return _square(given - np.maximum(block.y, floor)), _square(block.y - like.y0[:, None])
+
+    parts = list(problem.over(of))
+    return sum(loss for loss, _ in parts), max(sum(spread for _, spread in parts), 1e-30)
 
 
 def _square(value: Array) -> float:

@@ -4,6 +4,9 @@
 
 With several rounds, the first remove what costs little; what a group costs after that is measured
 anew, on the model that has shrunk. The last walk refits every site against the original.
+
+What the first look and the probes come to does not depend on the budget: where it is noted, other
+budgets begin with it as well.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from ..groups import Group
 from ..network import Network
 from ..runtime import Feeds, run, session
 from ..solver import Limit, Problem
+from ..trials.identity import digest
 from .parts import cut
-from .probes import Prober
-from .sensitivity import SHARES, Sensitivity, measure, readers_of
+from .probes import Prober, measured
+from .records import NOWHERE, Records, fingerprint
+from .sensitivity import SHARES, Sensitivity, measure, readers_of, sensitivity_of
 from .sites import Site
 from .store import Store
 from .walk import Settings, Walk, walk
@@ -38,7 +43,7 @@ class Rounds:
     rounds: int = 1
     #: Samples that walks before the last one use, and that probes use.
     walk_samples: int = 1000
-    probe_samples: int = 1024
+    probe_samples: int = 384
     shares: Sequence[float] = SHARES
     #: Widths of a group are multiples of this, by its dim; without it, any.
     steps: Mapping[Dim, int] = field(default_factory=dict)
@@ -67,37 +72,76 @@ def choose_and_refit(
     batches: Sequence[Feeds],
     plan: Rounds,
     progress: Progress = lambda _: None,
+    records: Records = NOWHERE,
 ) -> tuple[Choice, Walk]:
     """The choice for a budget, and the refitted model.
 
     Args:
         cost: what the budget is of; `budget` is its amount in the end.
         batches: calibration inputs, in random order.
+        records: where what is done is noted, and what was done is found.
     """
     few = some(batches, plan.walk_samples)
     choice: dict[Dim, Index] = {}
     whole = cost.total()
-    looked = walk(
-        network,
-        sites,
-        cut(network, sites, choice, {}, choice),
-        choice,
-        few,
-        replace(plan.settings, only_look=True, keep_grams=True),
-        progress,
-    )
+    looked: Walk | None = None
+    seen = "look"
     for turn in range(plan.rounds):
         amount = whole * (budget / whole) ** ((turn + 1) / plan.rounds)
-        progress(f"round {turn + 1}: probes")
-        found = _sensitivities(network, groups, looked, choice, few, plan)
+        probed = records.under(f"groups-{seen}-{_key(groups, plan)}")
+        found = _known(groups, probed)
+        if found is None:
+            if looked is None:
+                looked = _look(network, sites, few, plan, progress, records.under("look"))
+            progress(f"round {turn + 1}: probes")
+            found = _sensitivities(network, groups, looked, choice, few, plan, progress, probed)
+            records.under("look").drop()  # Gram matrices are large
         progress(f"round {turn + 1}: widths")
         new = {**choice, **_widths(found, cost, amount, choice, plan)}
         last = turn + 1 == plan.rounds
-        model = cut(network, sites, new, looked.parts, choice)
+        model = cut(network, sites, new, looked.parts if turn and looked else None, choice)
         settings = replace(plan.settings, keep_grams=not last)
-        looked = walk(network, sites, model, new, batches if last else few, settings, progress)
+        seen = f"refit-{fingerprint(model, new)}"
+        looked = walk(
+            network,
+            sites,
+            model,
+            new,
+            batches if last else few,
+            settings,
+            progress,
+            records.under(seen),
+        )
         choice = new
+    assert looked is not None
     return choice, looked
+
+
+def _look(
+    network: Network,
+    sites: Sequence[Site],
+    batches: Sequence[Feeds],
+    plan: Rounds,
+    progress: Progress,
+    records: Records,
+) -> Walk:
+    """The whole network, with the Gram matrix of every site."""
+    settings = replace(plan.settings, only_look=True, keep_grams=True)
+    return walk(network, sites, cut(network, sites, {}), {}, batches, settings, progress, records)
+
+
+def _key(groups: Sequence[Group], plan: Rounds) -> str:
+    """What else probes depend on: the other groups as well, since the model is split at each."""
+    names = [group.name for group in groups]
+    return digest([names, list(plan.shares), plan.least])[:16]
+
+
+def _known(groups: Sequence[Group], records: Records) -> list[Sensitivity] | None:
+    """What was measured before; None unless all of it was."""
+    found = records.leading(len(groups))
+    if not found or len(found) < found[0].facts["of"]:
+        return None
+    return [sensitivity_of(record, groups) for record in found]
 
 
 def _sensitivities(
@@ -107,6 +151,8 @@ def _sensitivities(
     choice: Choice,
     batches: Sequence[Feeds],
     plan: Rounds,
+    progress: Progress,
+    records: Records,
 ) -> list[Sensitivity]:
     ranks = {name: len(axes) for name, axes in network.axes.items() if axes is not None}
     base_dir = network.model.base_dir
@@ -114,11 +160,12 @@ def _sensitivities(
     readers = readers_of(network, looked, writer, choice)
     few = some(batches, plan.probe_samples)
     threads = plan.settings.threads
-    original = session(network.model.proto, optimize=True, threads=threads, base_dir=base_dir)
+    whole = measured(network.model.proto, network.model.proto)
+    original = session(whole, optimize=True, threads=threads, base_dir=base_dir)
     wanted = [run(original, feeds) for feeds in few]
     with Store() as store:
         prober = Prober(looked.model, few, wanted, store, ranks, base_dir=base_dir, threads=threads)
-        return measure(groups, readers, prober, choice, plan.shares, plan.least)
+        return measure(groups, readers, prober, choice, plan.shares, plan.least, progress, records)
 
 
 def _widths(

@@ -8,7 +8,7 @@ all groups at once: the least sum of distances within the budget.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,12 @@ from .eliminate import Consumer, Order, eliminate
 from .gram import Matrix
 from .parts import Place
 from .probes import Prober, Reader
+from .records import NOWHERE, Record, Records
 from .walk import Walk
 from .writing import Writer
 
 #: The shares of a group's channels that probes leave.
-SHARES = (0.75, 0.5, 0.25, 0.1)
+SHARES = (0.7, 0.4, 0.15)
 
 
 @dataclass
@@ -77,28 +78,62 @@ def measure(
     choice: Choice,
     shares: Sequence[float] = SHARES,
     least: int = 1,
+    progress: Callable[[str], None] = lambda _: None,
+    records: Records = NOWHERE,
 ) -> list[Sensitivity]:
-    """The sensitivity of every group that some site reads, probed in graph order."""
-    found = []
+    """The sensitivity of every group that some site reads, probed in graph order.
+
+    Args:
+        records: where those are noted that were measured with the same arguments.
+    """
+    channels = {
+        group.dim: np.asarray(choice.get(group.dim, np.arange(group.size)))
+        for group in groups
+        if readers.get(group.dim)
+    }
     ordered = sorted(
-        (group for group in groups if readers.get(group.dim)),
+        (
+            group
+            for group in groups
+            if group.dim in channels and _can_go(channels[group.dim], least)
+        ),
         key=lambda group: min(reader.site.index for reader in readers[group.dim]),
     )
-    for group in ordered:
-        channels = np.asarray(choice.get(group.dim, np.arange(group.size)))
-        if channels.ndim != 1 or len(channels) <= least:
-            continue
+    known = records.leading(len(ordered))
+    found = []
+    for i, group in enumerate(ordered):
+        progress(f"probe {i + 1}/{len(ordered)}")
         mine = list(readers[group.dim])
-        order = eliminate([reader.consumer for reader in mine], channels, least)
         prober.advance(mine)
-        count = len(channels)
+        if i < len(known):
+            found.append(sensitivity_of(known[i], groups))
+            continue
+        here = channels[group.dim]
+        order = eliminate([reader.consumer for reader in mine], here, least)
+        count = len(here)
         widths = sorted({max(least, round(count * share)) for share in shares} - {count})
         probes = {}
         for width in widths:
-            kept = np.setdiff1d(channels, order.removed[: count - width])
+            kept = np.setdiff1d(here, order.removed[: count - width])
             probes[count - width] = prober.probe(mine, kept.tolist())
-        found.append(Sensitivity(group, channels, order, _curve(order.errors, probes)))
+        curve = _curve(order.errors, probes)
+        arrays = {"channels": here, "removed": order.removed, "errors": order.errors}
+        facts = {"group": group.name, "of": len(ordered)}
+        records.write(i, facts, {**arrays, "distance": curve})
+        found.append(Sensitivity(group, here, order, curve))
     return found
+
+
+def _can_go(channels: Index, least: int) -> bool:
+    return channels.ndim == 1 and len(channels) > least
+
+
+def sensitivity_of(record: Record, groups: Sequence[Group]) -> Sensitivity:
+    """What was noted of one of these groups."""
+    arrays = record.arrays
+    order = Order(arrays["removed"], arrays["errors"])
+    group = next(each for each in groups if each.name == record.facts["group"])
+    return Sensitivity(group, arrays["channels"], order, arrays["distance"])
 
 
 def _curve(errors: Matrix, probes: Mapping[int, float]) -> Matrix:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .beside import in_order
 from .gram import Gram, Matrix
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -80,11 +81,19 @@ def solve_factored(lower: Matrix, b: Matrix) -> Matrix:
     return x
 
 
-def fit(train: Gram, held: Gram, w0: Matrix, b0: Matrix, ridges: Sequence[float] = RIDGES) -> Fit:
+def fit(
+    train: Gram,
+    held: Gram,
+    w0: Matrix,
+    b0: Matrix,
+    ridges: Sequence[float] = RIDGES,
+    threads: int = 1,
+) -> Fit:
     """The weights that reproduce Y best on the held-out rows.
 
     Args:
         w0, b0: the weights and intercept as they are.
+        threads: ridges that are tried at once.
     """
     spread = max(float(held.spread().sum()), 1e-30)
     before = float(held.errors(w0, b0).sum()) / spread
@@ -94,10 +103,13 @@ def fit(train: Gram, held: Gram, w0: Matrix, b0: Matrix, ridges: Sequence[float]
         ridges = ridges[1::2]
     xx, xy = train.covariance()
     wanted = xy - xx @ w0
-    best: tuple[float, float | None] = before, None
-    for ridge in ridges:
+
+    def tried(ridge: float) -> float:
         w = w0 + solve_factored(factor(xx, ridge), wanted)
-        error = float(held.errors(w, train.intercept(w)).sum()) / spread
+        return float(held.errors(w, train.intercept(w)).sum()) / spread
+
+    best: tuple[float, float | None] = before, None
+    for ridge, error in zip(ridges, in_order(tried, ridges, threads), strict=True):
         if error < best[0] * (1 - _GAIN):
             best = error, ridge
     if best[1] is None:

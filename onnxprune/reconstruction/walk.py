@@ -3,6 +3,10 @@
 Two models advance side by side over the calibration data, the original and the pruned one. At each
 site the pruned model's own input, made by layers that are refitted already, is set against what the
 original gives at the channels that are left. Every node runs once in each model.
+
+A walk that goes on where another was stopped (see `records`) does not solve again what was solved:
+it writes what that has written. The data runs through all pieces as it did then, so that each
+number behind is the same.
 """
 
 from __future__ import annotations
@@ -19,20 +23,23 @@ from ..network import Network
 from ..rewrite import changed_positions
 from ..runtime import Feeds
 from .gram import Gram, Matrix
-from .normalise import Norm, find_norms, refit_norm
-from .pairs import Pair, find_pairs, refit_pair
+from .normalise import Norm, find_norms, follow, refit_norm
+from .noted import Note, noted
+from .pairs import Pair, find_pairs, refit_pair, run_again
 from .parts import Cut, Part, Place
 from .problem import Problem, affine
 from .reached import reached
+from .records import NOWHERE, Records
 from .recurrent import Recurrent, find_recurrent, refit_recurrent
 from .relu import refine
 from .segments import Frontier
 from .sites import Site
 from .solve import NOTHING, Fit, fit
 from .store import Store
-from .writing import Writer
+from .writing import Writer, Written
 
 Progress = Callable[[str], None]
+Step = Site | Norm | Recurrent
 
 
 @dataclass
@@ -97,14 +104,17 @@ def walk(
     batches: Sequence[Feeds],
     settings: Settings,
     progress: Progress = lambda _: None,
+    records: Records = NOWHERE,
 ) -> Walk:
     """Refit `model`, which is the network cut to `choice`, in place.
 
     Args:
         batches: calibration inputs; one batch in eight is held out, at least one.
+        records: where the steps of a walk with the same arguments are noted.
     """
     with Store() as store:
-        return _Walker(network, sites, model, choice, batches, settings, store, progress).run()
+        walker = _Walker(network, sites, model, choice, batches, settings, store, progress)
+        return walker.run(records)
 
 
 class _Walker:
@@ -151,7 +161,7 @@ class _Walker:
             for cell in find_recurrent(network)
             if cell.y in self.changed and cell.y in self.writer.nodes
         ]
-        more: list[Norm | Recurrent] = [*self.norms, *self.cells]
+        more: list[Step] = [*self.norms, *self.cells]
         rest = [self._needs(step) for step in more]
         self.original = Frontier(
             reference.proto,
@@ -174,26 +184,69 @@ class _Walker:
             tag="pruned ",
         )
 
-    def run(self) -> Walk:
-        steps: list[Site | Norm | Recurrent] = [*self.sites, *self.norms, *self.cells]
+    def run(self, records: Records) -> Walk:
+        steps: list[Step] = [*self.sites, *self.norms, *self.cells]
         steps.sort(key=lambda each: each.index)
+        known = [noted(record) for record in records.leading(len(steps))]
+        live = len(known) < len(steps)  # else no data is needed
         for i, step in enumerate(steps):
-            self.progress(f"refit {i + 1}/{len(steps)}")
+            word = "look at" if self.settings.only_look else "refit"
+            self.progress(f"{word} {i + 1}/{len(steps)}")
             theirs, ours = self._needs(step)
-            self.original.advance(theirs)
-            self.pruned.advance(ours)
-            if isinstance(step, Norm):
-                self._refit_norm(step)
-            elif isinstance(step, Recurrent):
-                self._refit_cell(step)
+            if live:
+                self.original.advance(theirs)
+                self.pruned.advance(ours)
+            if i < len(known):
+                note = known[i]
+                self._again(step, note, live)
             else:
-                self.walked.sites.append(self._refit(step))
-            self.original.release(theirs)
-            self.pruned.release(ours)
+                note = self._do(step)
+                note.write(records, i)
+            self._add(step, note)
+            if live:
+                self.original.release(theirs)
+                self.pruned.release(ours)
         self.writer.sweep()
         return self.walked
 
-    def _needs(self, step: Site | Norm | Recurrent) -> tuple[list[str], list[str]]:
+    def _do(self, step: Step) -> Note:
+        written: list[Written] = []
+        self.writer.log = written
+        if isinstance(step, Norm):
+            note = self._refit_norm(step)
+        elif isinstance(step, Recurrent):
+            note = self._refit_cell(step)
+        else:
+            note = self._refit(step)
+        note.written, self.writer.log = written, None
+        return note
+
+    def _again(self, step: Step, note: Note, live: bool) -> None:
+        """Have both the model and its activations be what a step that was done has left."""
+        for done in note.written:
+            self.writer.repeat(done)
+        if not (live and note.written):
+            return
+        self.pruned.reindex()
+        if isinstance(step, Norm) and note.line is not None:
+            follow(step, self.pruned, note.line)
+        elif isinstance(step, Site) and note.together:
+            run_again(self.pairs[step.y], self.pruned, self.writer)
+
+    def _add(self, step: Step, note: Note) -> None:
+        """Take in what a step came to."""
+        if not isinstance(step, Site):
+            found = RefittedNode(step.name, note.before, note.after, note.refitted)
+            self.walked.others.append(found)
+            return
+        for site in (step, *(self.pairs[step.y].feeders if note.together else ())):
+            self.walked.parts[site.y] = Place(site, self.writer).part()
+        result = Refitted(step, note.before, note.after, note.ridge, note.rows)
+        if note.gram is not None:
+            result.gram, result.w = note.gram, Place(step, self.writer).read()[0]
+        self.walked.sites.append(result)
+
+    def _needs(self, step: Step) -> tuple[list[str], list[str]]:
         """The tensors that a step looks at, in the original and in the pruned model."""
         if isinstance(step, Norm):
             return [step.y], [step.y]
@@ -204,20 +257,20 @@ class _Walker:
             )
         return self._of_original(step), self._of_pruned(step)
 
-    def _refit_cell(self, cell: Recurrent) -> None:
+    def _refit_cell(self, cell: Recurrent) -> Note:
         axes = self.network.axes[cell.node.input[2]] or []
         gates, hidden = (changed_positions(axis, self.choice) for axis in axes[1:])
         found = refit_recurrent(
             cell, self.original, self.pruned, self.before, self.writer, gates, hidden
         )
-        self.walked.others.append(RefittedNode(cell.name, *found))
         self.pruned.reindex()
+        return Note(*found)
 
-    def _refit_norm(self, norm: Norm) -> None:
+    def _refit_norm(self, norm: Norm) -> Note:
         kept = [changed_positions(axis, self.choice) for axis in self.network.axes[norm.y] or ()]
-        found = refit_norm(norm, self.original, self.pruned, self.writer, kept)
-        self.walked.others.append(RefittedNode(norm.name, *found))
+        before, after, line = refit_norm(norm, self.original, self.pruned, self.writer, kept)
         self.pruned.reindex()
+        return Note(before, after, line is not None, line=line)
 
     def _of_original(self, site: Site) -> list[str]:
         if site.hidden:
@@ -232,7 +285,7 @@ class _Walker:
             *([site.other] if site.other else []),
         ]
 
-    def _refit(self, site: Site) -> Refitted:
+    def _refit(self, site: Site) -> Note:
         place = Place(site, self.writer)
         problem = self._problem(site)
         w0, b0 = place.read()
@@ -242,7 +295,7 @@ class _Walker:
             error = float(held.errors(w0, b0).sum()) / spread
             found = Fit(w0, b0, None, error, error)
         else:
-            found = fit(train, held, w0, b0)
+            found = fit(train, held, w0, b0, threads=self.settings.threads)
             if site.relu and self.settings.relu_passes and found.before > NOTHING:
                 found = refine(problem, train, held, found, w0, b0, self.settings.relu_passes)
         if found.ridge is not None:
@@ -250,23 +303,21 @@ class _Walker:
             self.pruned.reindex()  # there may be a new bias, even a new node
         del problem  # and the rows that it keeps
         share = self._refit_pair(site) if found.before > NOTHING else 1.0
-        place = Place(site, self.writer)
-        self.walked.parts[site.y] = place.part()
-        result = Refitted(
-            site, found.before, found.after * share, found.ridge, train.rows + held.rows
+        return Note(
+            found.before,
+            found.after * share,
+            found.ridge is not None,
+            ridge=found.ridge,
+            rows=train.rows + held.rows,
+            together=share < 1.0,
+            gram=train + held if self.settings.keep_grams else None,
         )
-        if self.settings.keep_grams:
-            result.gram, result.w = train + held, place.read()[0]
-        return result
 
     def _refit_pair(self, site: Site) -> float:
         pair = self.pairs.get(site.y)
         if pair is None:
             return 1.0
-        share = refit_pair(pair, self._problem(site), self.writer)
-        for feeder in pair.feeders:
-            self.walked.parts[feeder.y] = Place(feeder, self.writer).part()
-        return share
+        return refit_pair(pair, self._problem(site), self.writer)
 
     def _problem(self, site: Site) -> Problem:
         return Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -14,6 +15,18 @@ from ..runtime import run, session
 
 #: Operators that only arrange their first operand anew.
 ARRANGING = frozenset({"Reshape", "Transpose", "Identity", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+class Written(NamedTuple):
+    """One thing that a `Writer` has done: enough to do it again on an equal model."""
+
+    #: `operand`, `add` or `absorb`: the method.
+    kind: str
+    #: The first output of the node.
+    node: str
+    slot: int
+    value: Array
+    wish: str
 
 
 class Writer:
@@ -30,6 +43,8 @@ class Writer:
         self.ranks = ranks or {}
         #: What the Add behind a tensor has taken of its intercept, `[channels]`.
         self.absorbed: dict[str, Array] = {}
+        #: What has been done, where that is to be known.
+        self.log: list[Written] | None = None
         self.reindex()
 
     def reindex(self) -> None:
@@ -81,6 +96,10 @@ class Writer:
 
     def write(self, node: NodeProto, slot: int, value: Array, wish: str) -> None:
         """Give operand `slot` of `node` this value; nobody else's operand changes."""
+        self._note("operand", node, slot, value, wish)
+        self._write(node, slot, value, wish)
+
+    def _write(self, node: NodeProto, slot: int, value: Array, wish: str) -> None:
         while len(node.input) <= slot:
             node.input.append("")
         name = node.input[slot]
@@ -134,6 +153,7 @@ class Writer:
 
     def insert_add(self, node: NodeProto, value: Array) -> None:
         """Add a constant to the first output of `node`, by a node of its own behind it."""
+        self._note("add", node, 0, value, "")
         graph = self.model.graph
         name = node.output[0]
         inner, n = f"{name}_product", 1
@@ -146,4 +166,25 @@ class Writer:
         graph.node.insert(at + 1, added)
         self.taken.add(inner)
         self.nodes[inner], self.nodes[name] = graph.node[at], graph.node[at + 1]
-        self.write(self.nodes[name], 1, value, f"{inner}_bias_value")
+        self._write(self.nodes[name], 1, value, f"{inner}_bias_value")
+
+    def absorb(self, node: NodeProto, shift: Array) -> None:
+        """Say that the Add behind the first output of `node` has taken this of its intercept."""
+        self._note("absorb", node, 0, shift, "")
+        name = node.output[0]
+        self.absorbed[name] = self.absorbed.get(name, 0.0) + shift
+
+    def repeat(self, done: Written) -> None:
+        """Do what a writer of an equal model has done."""
+        node = self.nodes[done.node]
+        if done.kind == "operand":
+            self.write(node, done.slot, done.value, done.wish)
+        elif done.kind == "add":
+            self.insert_add(node, done.value)
+        else:
+            self.absorb(node, done.value)
+
+    def _note(self, kind: str, node: NodeProto, slot: int, value: Array, wish: str) -> None:
+        if self.log is not None:
+            first = next(name for name in node.output if name)
+            self.log.append(Written(kind, first, slot, value, wish))
