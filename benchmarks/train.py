@@ -7,12 +7,15 @@
                  onnxruntime, and gradients for all weights that the outputs depend on
     finetune     ResNet-32 cut to 1/2.5 and 1/4 of its MACs: refitted, and trained for 20 minutes
                  without labels
+    families     a GAT on Cora, an LSTM on the standard library's sources, a DGCNN on synthetic
+                 shapes, trained here from scratch (one thread): cut to 1/4 of their MACs, refitted,
+                 and fine-tuned, without labels and with them
     sparse       ResNet-20, three seeds: pruned after group sparse training and after as many epochs
                  without it, from the same weights, with labels
     synflow      99 % of ResNet-20's parameters gone: the least width by synflow and by magnitude
 
 CIFAR's 4,660 training images are learned from, its 846 test images judge and nothing else. Each
-result is a line of the cache, and is not made again. Needs torch; two threads.
+result is a line of the cache, and is not made again. Needs torch, and scipy for Cora; two threads.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import onnx
 
 import onnxprune
 from benchmarks.accuracy_cell import classes, data_of
+from benchmarks.training.pruning import FAMILIES, measure
 from benchmarks.zoo.cache import Journal
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.check import compare
@@ -153,6 +157,8 @@ def works(corpus: Path, zoo: Path | None) -> Iterator[tuple[str, Callable[[], Ro
         yield f"interpreter/{path.stem}", lambda p=path: interpreter(p)  # type: ignore[misc]
     for speed, allowed in TUNED:
         yield f"finetune/{speed}", lambda s=speed, a=allowed: finetune(corpus, s, a)  # type: ignore[misc]
+    for family in FAMILIES:
+        yield f"families/{family}", lambda f=family: measure(f, corpus)  # type: ignore[misc]
     for seed in range(SEEDS):
         yield f"sparse/{seed}", lambda s=seed: sparse(corpus, s)  # type: ignore[misc]
     yield "synflow", lambda: synflow(corpus)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product as combinations
+from operator import is_
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -188,9 +189,7 @@ def resolve(axis: Axis) -> Axis:
 
 
 def _same_parts(a: _Compound, b: _Compound) -> bool:
-    return len(a.parts) == len(b.parts) and all(
-        x is y for x, y in zip(a.parts, b.parts, strict=True)
-    )
+    return len(a.parts) == len(b.parts) and all(map(is_, a.parts, b.parts))
 
 
 def leaves(axis: Axis) -> Iterator[Dim]:
@@ -312,12 +311,10 @@ def split(axis: Axis, at: int) -> tuple[Axis, Axis]:
     if isinstance(axis, Concat):
         for i, part in enumerate(axis.parts):
             width = part.size or 0
-            if at < width:
+            if at <= width:
                 head, tail = split(part, at)
                 return concat((*axis.parts[:i], head)), concat((tail, *axis.parts[i + 1 :]))
             at -= width
-            if at == 0:
-                return concat(axis.parts[: i + 1]), concat(axis.parts[i + 1 :])
     outer, inner = axis.parts[0], product(axis.parts[1:])
     index, offset = divmod(at, inner.size or 1)
     before, rest = split(outer, index)
@@ -382,7 +379,7 @@ def _unify_unknown(a: Axis, b: Axis, where: str) -> None:
     """One of the sizes is known at run time only: nothing can be cut or factored by it."""
     why = Pin("its size is only known at run time", where)
     _pin_both(a, b, why)
-    if not isinstance(a, Dim) or (isinstance(b, Dim) and b.size is None and a.size is not None):
+    if not isinstance(a, Dim) or a.size is not None:
         a, b = b, a
     if isinstance(a, Dim) and a.size is None and all(dim is not a for dim in leaves(b)):
         a.bound = b

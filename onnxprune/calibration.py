@@ -54,6 +54,11 @@ class Calibration:
     _rows: Callable[[Index], Feeds] | None = field(default=None, repr=False)
 
     @property
+    def batched(self) -> bool:
+        """Whether samples stand along the first axis of the inputs; else a sample is a feed."""
+        return self._batched
+
+    @property
     def fixed(self) -> int | None:
         """The size that every batch has to have: None for any, 1 where there is no batch axis."""
         return self._fixed if self._batched else 1

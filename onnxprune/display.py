@@ -302,7 +302,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
         others = [each.reason for each in found.pinned if each not in locking]
         if others:
             console.print(
-                f"Single axes are pinned by {safe(', '.join(others[:3]))}"
+                f"Single axes stay for other reasons: {safe(', '.join(others[:3]))}"
                 + (
                     f" and {counted(len(others) - 3, 'more reason')}; see --all."
                     if len(others) > 3

@@ -24,6 +24,7 @@ from .metrics import METRICS, Metric, classes, natural
 from .model import Array
 from .reconstruction.probes import output_kinds
 from .runtime import Feeds, input_specs, run, session
+from .samples import LABELLED, Slots, Table
 
 _BATCH = 64
 #: Bytes of the original's outputs that are kept from one evaluation to the next.
@@ -81,8 +82,9 @@ def evaluate(
 
     - `FILE.npz` or `FILE.npz:LABELS`: one array for each input, called by its name (with one input,
       any name), `[samples, ...]` each, and the labels `[samples, ...]`, called `labels` unless
-      named. Without labels only the two models are compared. An array `vocabulary` spells the
-      tokens of a speech model.
+      named. Where inputs have no batch axis (a network on the nodes of a graph), one feed, and the
+      labels of its rows, or a series of both. Without labels only the two models are compared. An
+      array `vocabulary` spells the tokens of a speech model.
     - `module:function` or `FILE.py:function`: called with an `onnxruntime.InferenceSession`, it
       returns a number, more being better, or `{name: number}`, of which the first counts.
 
@@ -144,7 +146,7 @@ class Judge:
                 self._room -= size
         return found
 
-    def _on_samples(self, live: Any, samples: _Samples) -> Evaluation:
+    def _on_samples(self, live: Any, samples: _Samples | _Whole) -> Evaluation:
         agreed = _Agreement()
         made: list[dict[str, Metric]] = []
         for i, (feeds, labels, real) in enumerate(samples.batches()):
@@ -256,12 +258,33 @@ class _Samples:
             yield feeds, labels, real
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """Samples of a model without a batch axis: each is a feed of its own, and has many labels."""
+
+    table: Table
+    labels: Array | None
+    vocabulary: list[str] | None
+
+    def __len__(self) -> int:
+        if self.labels is None or self.labels.dtype.kind not in "iu":
+            return self.table.count
+        return int((self.labels >= 0).sum())
+
+    def batches(self) -> Iterator[tuple[Feeds, Array | None, int | None]]:
+        """Feeds and labels of one sample after the other; all of their rows are real."""
+        for i in range(self.table.count):
+            feeds = dict(self.table.rows(np.array([i])))
+            labels = feeds.pop(LABELLED, None)
+            yield feeds, labels, None
+
+
 def is_file(data: str) -> bool:
     """Whether --eval names a file of samples, and no function."""
     return ".npz:" in data or data.endswith(".npz") or ":" not in data
 
 
-def _read(model: ModelProto, data: str) -> _Samples:
+def _read(model: ModelProto, data: str) -> _Samples | _Whole:
     file, _, key = data.partition(".npz:")
     path = Path(f"{file}.npz" if key else data)
     try:
@@ -281,13 +304,17 @@ def _read(model: ModelProto, data: str) -> _Samples:
     if missing := [name for name in names if name not in arrays]:
         raise UsageError(f"{path}: has no array for input {missing[0]!r}; it has {list(arrays)}")
     feeds = {name: arrays[name] for name in names}
+    spelled = None if vocabulary is None else [str(token) for token in vocabulary]
+    slots = Slots(specs)
+    if not slots.batched:
+        table = slots.table(feeds if labels is None else {**feeds, LABELLED: labels}, str(path))
+        return _Whole(table, labels, spelled)
     counts = {len(value) for value in feeds.values()} | (
         {len(labels)} if labels is not None else set()
     )
     if len(counts) != 1 or counts == {0}:
         raise UsageError(f"{path}: its arrays have unlike numbers of samples: {sorted(counts)}")
     fixed = next((spec.dims[0] for spec in specs if spec.dims), None)
-    spelled = None if vocabulary is None else [str(token) for token in vocabulary]
     if isinstance(fixed, int):
         return _Samples(feeds, labels, spelled, fixed, True)
     return _Samples(feeds, labels, spelled, _BATCH, False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from .axes import Axis, Dim, concat, product
+from .errors import RuleError
 from .network import Axes, Unsure
 from .notation import Merge, Name, Number, Operand, Pattern, Runs, Star, Term, parse
 
@@ -29,8 +30,11 @@ def match(op: Op, pattern: Pattern | str | None = None) -> None:
     if isinstance(pattern, str):
         pattern = parse(pattern)
     elif pattern is None:
-        assert op.rule is not None and op.rule.pattern is not None
+        assert op.rule is not None
         pattern = op.rule.pattern
+        if pattern is None:
+            needs = f"the function {op.rule.function!r} needs a pattern: give `axes` as well"
+            raise RuleError(f"{op.rule.source}: {needs}")
     env, rule = op.env, op.rule
     if rule is not None:
         for name, attribute in rule.bind.items():
@@ -131,18 +135,27 @@ def _trimmed(op: Op, term: Term) -> Term:
     return factors[0] if len(factors) == 1 else term
 
 
-def _rest(op: Op, term: Merge | Runs, size: int) -> int:
-    """What an axis of `size` leaves for the one part of `term` whose size is not known yet."""
-    parts = _parts(term)
-    known = [each for part in parts if (each := _size(op, part)) is not None]
-    if len(known) < len(parts) - 1:
+def _rest(op: Op, term: Merge | Runs, size: int) -> int | None:
+    """What an axis of `size` leaves for the one part of `term` whose size is not known yet, if any.
+
+    Raises Unsure where there are two, or where nothing can be left.
+    """
+    sizes = [_size(op, part) for part in _parts(term)]
+    known = [each for each in sizes if each is not None]
+    unknown = len(sizes) - len(known)
+    if unknown > 1:
         raise Unsure("the sizes of two factors of one axis are unknown")
+    if not unknown:
+        return None
     if isinstance(term, Runs):
-        return size - sum(known)
+        rest = size - sum(known)
+        if rest < 0:
+            raise Unsure(f"an axis of {size} is too short for runs of {sum(known)}")
+        return rest
     whole = math.prod(known)
-    if len(known) < len(parts) and (whole == 0 or size % whole):
+    if not whole or size % whole:
         raise Unsure(f"an axis of {size} is not a multiple of {whole}")
-    return size // (whole or 1)
+    return size // whole
 
 
 def _size(op: Op, term: Term) -> int | None:

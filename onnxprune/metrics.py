@@ -40,7 +40,10 @@ def classes(output: Array) -> Array:
 
 @dataclass
 class TopK:
-    """The share of samples whose label is among the k largest scores. Labels are `[n]`."""
+    """The share of samples whose label is among the k largest scores. Labels are `[n]`.
+
+    Where there are scores of several classes, a label below 0 says that there is none.
+    """
 
     k: int
     right: int = 0
@@ -49,10 +52,12 @@ class TopK:
     def add(self, output: Array, labels: Array) -> None:
         scores = output.reshape(len(output), -1)
         labels = labels.ravel()
-        self.samples += len(labels)
         if scores.shape[1] == 1:
+            self.samples += len(labels)
             self.right += int((scores[:, 0] == labels).sum())
             return
+        scores, labels = scores[labels >= 0], labels[labels >= 0]
+        self.samples += len(labels)
         k = min(self.k, scores.shape[1])
         best = (
             np.argpartition(-scores, k - 1, axis=1)[:, :k] if k > 1 else scores.argmax(1)[:, None]

@@ -52,9 +52,13 @@ class Slots:
 
     @property
     def batched(self) -> bool:
-        """Whether every input but scalars has the samples of a batch along its first axis."""
+        """Whether every input but scalars has the samples of a batch along its first axis.
+
+        A size that other axes have, too, as in an adjacency matrix `[n, n]`, is no batch's.
+        """
         first = {spec.dims[0] if isinstance(spec.dims[0], int) else None for spec in self._arrays}
-        return len(first) == 1
+        other = {dim for spec in self._arrays for dim in spec.dims[1:] if isinstance(dim, str)}
+        return len(first) == 1 and not other & {spec.dims[0] for spec in self._arrays}
 
     @property
     def fixed(self) -> int | None:
@@ -145,6 +149,7 @@ class Slots:
         ranks = {spec.name: len(spec.dims) for spec in self.specs}
         # One feed, or a series of them: then at least one array has an axis more.
         series = {name for name, x in arrays.items() if name in ranks and x.ndim == ranks[name] + 1}
+        series |= {LABELLED} & arrays.keys() if series else set()
         counts = {len(arrays[name]) for name in series}
         if len(counts) > 1:
             raise UsageError(

@@ -281,6 +281,19 @@ def prove(case: Case, rules: Mapping[str, Rule] | None = None, seed: int = 0) ->
     return Proof(tried.run())
 
 
+def keeps_zero(case: Case) -> bool | None:
+    """Whether zeros in the first operand make zeros of the first output, along all free dims.
+
+    None if the case says nothing of it.
+    """
+    try:
+        model = load(case.model)
+        base = run(session(model.proto, optimize=False), case.feeds)
+    except OnnxPruneError:
+        return None
+    return _Trial(case, infer(model, built_in(), pin_interface=False), base, 0).keeps_zero()
+
+
 def _same(a: Array, b: Array) -> bool:
     if a.dtype.kind in "fc" or a.dtype.kind == "V":
         return np.array_equal(a.astype(np.float64), b.astype(np.float64), equal_nan=True)
@@ -477,13 +490,32 @@ class _Trial:
             output = self.outputs[0]
             if not names or not any(dim in leaves(axis) for axis in self.axes(output)):
                 continue
-            kept = {dim: self.some(dim)}
-            found = self.with_zeros({name: kept for name in names})[output]
-            for i, axis in enumerate(self.axes(output)):
-                gone = np.setdiff1d(np.arange(axis.size or 0), select(axis, kept))
-                assert not np.any(np.take(found, gone, axis=i)), (
-                    f"{self.case}: zeros in {names} along {dim} do not make {output!r} zero"
-                )
+            assert self.makes_zero(names, dim), (
+                f"{self.case}: zeros in {names} along {dim} do not make {output!r} zero"
+            )
+
+    def keeps_zero(self) -> bool | None:
+        """Whether zeros in the first operand do what `check_zeros` asks for, along all dims."""
+        output = self.outputs[0]
+        if self.record is None or self.base[output].dtype.kind != "f":
+            return None
+        first = self.record.node.input[0] if self.record.node.input else ""
+        shared = [
+            dim
+            for dim in self.free
+            if all(any(dim in leaves(axis) for axis in self.axes(each)) for each in (first, output))
+        ]
+        return all(self.makes_zero([first], dim) for dim in shared) if shared else None
+
+    def makes_zero(self, names: Sequence[str], dim: Dim) -> bool:
+        """Whether some operands that are zero at some positions of `dim` make the output zero."""
+        kept, output = {dim: self.some(dim)}, self.outputs[0]
+        found = self.with_zeros({name: kept for name in names})[output]
+        gone = [
+            np.setdiff1d(np.arange(axis.size or 0), select(axis, kept))
+            for axis in self.axes(output)
+        ]
+        return not any(np.any(np.take(found, at, axis=i)) for i, at in enumerate(gone))
 
 
 #: Of the largest value of the output.

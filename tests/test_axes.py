@@ -26,6 +26,7 @@ from onnxprune.axes import (
     Index,
     Pin,
     Product,
+    Sizes,
     concat,
     factor,
     is_pinned,
@@ -498,6 +499,15 @@ def test_only_the_block_without_common_factors_is_pinned() -> None:
     b = Product((Dim(5), Dim(6), Dim(4), Dim(7)))
     unify(a, b)
     assert [dim.pinned for dim in leaves(a)] == [False, True, True, False]
+    assert [*leaves(a)][::3] == [*leaves(b)][::3]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_block_reaches_as_far_as_its_factors_overlap(swapped: bool) -> None:
+    """4 and 6 end together at 48 only: the outermost 4 stands against a part of the 8."""
+    a, b = Product((Dim(4), Dim(3), Dim(4))), Product((Dim(8), Dim(6)))
+    unify(*((b, a) if swapped else (a, b)))
+    assert all(dim.pinned for dim in (*leaves(a), *leaves(b)))
 
 
 def test_channel_shuffle_isolates_the_index_that_straddles_the_cut() -> None:
@@ -619,21 +629,29 @@ def test_a_dim_cut_three_thousand_times_is_no_recursion() -> None:
     for _ in range(2999):
         run, rest = split(rest, 2)
         runs.append(run)
+    # First, while it is still a chain: to resolve it is to flatten it.
+    assert selected_size(whole, {run: 1 for run in runs[:-1] if isinstance(run, Dim)}) == 3002
     assert [resolve(run) for run in (*runs, rest)] == list(leaves(whole))
     assert len(select(whole, {dim: np.array([0]) for dim in leaves(whole)})) == 3000
 
 
 def test_many_runs_are_cut_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in dims that are made: 2,000 runs against 2,000 others, and against a product."""
+    """Counted in dims and parts that are made: 2,000 runs against as many, and a product."""
     made = 0
-    plain = Dim.__init__
+    plain, compound = Dim.__init__, Concat.__init__
 
     def counted(self: Dim, *args: Any, **more: Any) -> None:
         nonlocal made
         made += 1
         plain(self, *args, **more)
 
+    def counted_parts(self: Concat, parts: Sequence[Axis]) -> None:
+        nonlocal made
+        made += len(parts)
+        compound(self, parts)
+
     monkeypatch.setattr(Dim, "__init__", counted)
+    monkeypatch.setattr(Concat, "__init__", counted_parts)
     counts = []
     for n in (1000, 2000):
         made = 0
@@ -678,17 +696,62 @@ def test_a_factor_of_unknown_size_on_both_sides_cancels() -> None:
     unify(Product((n, heads)), Product((n, three, four)))
     assert list(leaves(heads)) == [three, four]
     assert not heads.pinned
+    width = Dim(12)
+    unify(Product((width, n)), Product((three, four, n)))
+    assert list(leaves(width)) == [three, four]
+    assert not width.pinned
     other = Dim(None)
     unify(Product((n, three)), Product((other, Dim(3))))
     assert three.pinned
 
 
-def test_unequal_sizes_pin_both_and_say_so() -> None:
-    a, b = Dim(8), Dim(6)
+def test_a_size_becomes_known_from_either_side() -> None:
+    for known in (Dim(8), Concat((Dim(3), Dim(5)))):
+        first, second = Dim(None), Dim(None)
+        unify(first, known)
+        unify(known, second)
+        assert first.size == second.size == 8
+        assert same(first, known)
+        assert same(second, known)
+    merged = Product((Dim(None), Dim(4)))
+    first, second = Dim(None), Dim(None)
+    unify(first, merged)
+    unify(merged, second)
+    assert resolve(first) is resolve(second) is resolve(merged)
+
+
+@pytest.mark.parametrize("sizes", [(8, 6), (6, 8)])
+def test_unequal_sizes_pin_both_and_say_so(sizes: tuple[int, int]) -> None:
+    a, b = map(Dim, sizes)
     unify(a, b, "Add node_9")
-    assert str(a.pins[0]) == "sizes 8 and 6 were to be one axis (Add node_9)"
+    assert str(a.pins[0]) == f"sizes {sizes[0]} and {sizes[1]} were to be one axis (Add node_9)"
     assert b.pinned
     assert not same(a, b)
+    assert (a.size, b.size) == sizes
+
+
+def test_axes_without_any_index_leave_their_factors_alone() -> None:
+    three, four = Dim(3), Dim(4)
+    unify(Product((Dim(0), three)), Product((four, Dim(0))))
+    assert not three.pinned
+    assert not four.pinned
+
+
+def test_a_run_of_one_index_does_not_hide_the_next() -> None:
+    x, y = Dim(8), Dim(8)
+    unify(Concat((Product(()), x)), Concat((Product(()), y)))
+    assert same(x, y)
+
+
+def test_a_cut_at_an_end_cuts_nothing() -> None:
+    for axis in (Dim(4), Concat((Dim(4), Dim(6))), Product((Dim(4), Dim(6)))):
+        empty, whole = split(axis, 0)
+        assert whole is axis
+        assert empty.size == 0
+        whole, empty = split(axis, axis.size or 0)
+        assert whole is axis
+        assert empty.size == 0
+        assert all(isinstance(dim, Dim) and dim.bound is None for dim in leaves(axis))
 
 
 def test_pins_are_inherited_by_what_a_dim_becomes() -> None:
@@ -724,6 +787,85 @@ def test_normal_forms() -> None:
     assert is_pinned(product(()))
 
 
+def parts(axis: Axis) -> list[Axis]:
+    whole = resolve(axis)
+    assert isinstance(whole, (Concat, Product))
+    return list(whole.parts)
+
+
+def test_the_normal_form_goes_all_the_way_down() -> None:
+    a, b, c, d = Dim(4), Dim(6), Dim(3), Dim(5)
+    # A factor of 1 is no factor: what is left is two runs, and not one.
+    assert parts(concat((Product((Dim(1), Concat((a, b)))), c))) == [a, b, c]
+    # Something that is cut inside of two products, and nothing else beside them.
+    x, e, f = Dim(8), Dim(2), Dim(4)
+    whole = Concat((Product((x, c)), Product((d, c))))
+    unify(x, Product((e, f)))
+    first, second = parts(whole)
+    assert isinstance(first, Product) and isinstance(second, Product)
+    assert first.parts == (e, f, c)
+    assert second.parts == (d, c)
+
+
+def test_an_axis_in_normal_form_is_given_back_as_it_is() -> None:
+    """Unifying an axis with itself costs nothing, however often it has been resolved."""
+    a, b, c = Dim(4), Dim(6), Dim(3)
+    for axis in (a, Concat((a, b)), Product((a, b)), Concat((Product((a, b)), c))):
+        assert resolve(axis) is axis
+    inner = Product((a, b))
+    assert parts(Concat((c, inner, Dim(0)))) == [c, inner]
+
+
+def test_bindings_are_shortened_on_the_way() -> None:
+    first, second, third = Dim(8), Dim(8), Dim(8)
+    unify(first, second)
+    unify(second, third)
+    assert first.bound is second
+    assert resolve(first) is third
+    assert first.bound is third
+    halves = Concat((Dim(3), Dim(5)))
+    unify(third, halves)
+    assert resolve(first) is halves
+    assert first.bound is halves
+
+
+def test_leaves_are_those_of_all_parts() -> None:
+    a, b, c = Dim(4), Dim(6), Dim(3)
+    assert list(leaves(Concat((Product((a, Concat((b, c)))), c, a)))) == [a, b, c, c, a]
+
+
+def test_what_is_pinned() -> None:
+    why = (Pin("because"),)
+    kept, free, one = Dim(4, why), Dim(4), Dim(1)
+    assert is_pinned(kept)
+    assert is_pinned(one), "there is nothing that could be removed"
+    assert not is_pinned(free)
+    assert not is_pinned(Dim(2))
+    assert not is_pinned(Dim(None))
+    assert is_pinned(Concat((kept, one)))
+    assert not is_pinned(Concat((kept, free)))
+    assert not is_pinned(Product((kept, free)))
+
+
+def test_sizes_are_kept_from_one_axis_to_the_next() -> None:
+    a, b, x = Dim(4), Dim(6), Dim(10)
+    unify(x, Concat((a, b)))
+    sizes = Sizes({a: 3})
+    assert [sizes.of(axis) for axis in (x, x, Product((x, b)), a, Dim(None))] == [9, 9, 54, 3, None]
+    assert Sizes({}).of(Product((Dim(None), a))) is None
+
+
+def test_an_axis_is_shown_as_it_is_written() -> None:
+    a, b, unknown = Dim(4), Dim(6, (Pin("because"),)), Dim(None)
+    assert repr(Concat((a, b))) == "(4 + !6)"
+    assert repr(Product((unknown, Concat((a, b))))) == "(? (4 + !6))"
+    x = Dim(10)
+    unify(x, Concat((a, b)))
+    assert repr(x) == "(4 + !6)"
+    assert str(Pin("because", "Add node_1")) == "because (Add node_1)"
+    assert str(Pin("because")) == "because"
+
+
 @pytest.mark.parametrize("at", [-1, 5])
 def test_a_cut_outside_of_the_axis_is_an_error(at: int) -> None:
     with pytest.raises(ValueError, match="cannot cut an axis of 4"):
@@ -735,6 +877,30 @@ def test_a_factor_that_does_not_divide_is_an_error() -> None:
         factor(Dim(6), 4)
     with pytest.raises(ValueError, match="None"):
         factor(Dim(None), 4)
+    for inner in (0, -2):
+        with pytest.raises(ValueError, match=f"cannot factor an axis of 6 by {inner}"):
+            factor(Dim(6), inner)
+
+
+def test_a_factor_of_one_changes_nothing() -> None:
+    x = Dim(6)
+    outer, one = factor(x, 1)
+    assert outer is x
+    assert one.size == 1
+    one, inner = factor(x, 6)
+    assert inner is x
+    assert one.size == 1
+    assert x.bound is None
+    assert [axis.size for axis in factor(Dim(0), 5)] == [0, 5]
+
+
+def test_what_has_no_index_occurs_at_no_position() -> None:
+    none, three = Dim(0), Dim(3)
+    for axis in (none, Product((none, three)), Product((three, none))):
+        found = occurrences(axis)
+        assert none in [dim for dim, _, _ in found]
+        assert all(len(at) == len(index) == 0 for _, at, index in found)
+        assert len(select(axis, {})) == 0
 
 
 def test_a_size_of_one_or_none_left_still_fits() -> None:

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from models import FAMILIES
 from onnxprune import UsageError
 from onnxprune.bisection import Trial, smallest
 from onnxprune.cli import main
 from onnxprune.evaluation import evaluate
 from onnxprune.metrics import METRICS, distance, natural
+from onnxprune.runtime import run, session
 
 ROOT = Path(__file__).parents[1]
 DIGITS, DATA = str(ROOT / "models" / "digits_cnn.onnx"), str(ROOT / "models" / "digits_test.npz")
@@ -144,6 +146,35 @@ def mean(session):
 def nothing(session):
     return None
 """
+
+
+@pytest.mark.parametrize("graphs", [1, 3])
+def test_nodes_of_a_graph_are_one_sample(graphs: int, tmp_path: Path) -> None:
+    model, other = (FAMILIES["gat"](seed) for seed in (0, 1))
+    rng = np.random.default_rng(0)
+    feeds = [
+        {
+            "features": rng.standard_normal((20, 48), np.float32),
+            "adjacency": (rng.random((20, 20)) + np.eye(20) > 0.8).astype(np.float32),
+        }
+        for _ in range(graphs)
+    ]
+    known = rng.random((graphs, 20)) < 0.6
+    found = [
+        [run(session(each, optimize=True), x)["logits"].argmax(1) for x in feeds]
+        for each in (model, other)
+    ]
+    labels = np.where(rng.random((graphs, 20)) < 0.7, found[0], 0)
+    data = {name: np.stack([x[name] for x in feeds]) for name in feeds[0]}
+    data["labels"] = np.where(known, labels, -1)
+    if graphs == 1:  # as it is
+        data = {name: x[0] for name, x in data.items()}
+    np.savez(tmp_path / "graphs.npz", **data)
+    result = evaluate(model, other, str(tmp_path / "graphs.npz"), tmp_path)
+    expected = [float((np.array(each) == labels)[known].mean()) for each in found]
+    assert (result.metric, result.samples) == ("top-1", known.sum())
+    assert (result.before, result.after) == pytest.approx(expected)
+    assert expected[0] > expected[1]
 
 
 def test_a_function_of_the_users(tmp_path: Path) -> None:

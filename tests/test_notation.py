@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
+
 import pytest
 
 from onnxprune.errors import RuleError
@@ -88,6 +90,7 @@ INVALID = [
     ("?? -> a", 1, "`->` was expected"),
     (". a -> a", 2, "`->` was expected"),
     ("*x..., y -> y", 5, "`->` was expected"),
+    ("a, *x..., b -> a", 8, "`->` was expected"),
     ("a -> *x..., b", 10, "the end was expected"),
     ("a b -> a²=", 9, "a name was expected"),
 ]
@@ -119,3 +122,25 @@ def test_where_the_star_stands() -> None:
 
 def test_parsing_is_cached() -> None:
     assert parse("n c -> c") is parse("n c -> c")
+
+
+def test_what_is_not_marked_is_nothing_special() -> None:
+    (operand,) = parse("a *s -> a").inputs
+    assert not (operand.optional or operand.ignored or operand.repeated)
+    name, star = operand.axes
+    assert isinstance(name, Name) and not name.statistical
+    assert isinstance(star, Star) and not star.statistical
+
+
+def test_patterns_are_values() -> None:
+    """What is cached is read by many, and changed by none."""
+    pattern = parse("n (4 [c]) (a + b), *s -> n")
+    assert len({pattern, parse("n (4 [c]) (a + b), *s -> n")}) == 1
+    whole, starred = pattern.inputs
+    name, merge, runs = whole.axes
+    assert isinstance(merge, Merge)
+    for each in (pattern, whole, name, merge, runs, merge.factors[0], starred.axes[0]):
+        assert isinstance(hash(each), int)
+        for field in fields(each):
+            with pytest.raises(FrozenInstanceError):
+                setattr(each, field.name, None)

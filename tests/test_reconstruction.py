@@ -16,6 +16,7 @@ from onnxprune.groups import Group, find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.network import Network
+from onnxprune.reconstruction import eliminate as eliminate_module
 from onnxprune.reconstruction import operators, pairs, solve
 from onnxprune.reconstruction.beside import in_order, one_thread_each
 from onnxprune.reconstruction.conjugate import Gather, Solver, Tangent
@@ -234,6 +235,38 @@ def test_elimination_finds_the_channel_that_the_others_can_replace() -> None:
     assert order.removed[0] in (0, 2, 4)
     assert order.removed[1] == 5
     assert order.errors[0] < 1e-6 < order.errors[1] < order.errors[2]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_errors_are_those_of_the_best_refit(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Two consumers, blocks of unequal size: after each step, what least squares can't mend."""
+    monkeypatch.setattr(eliminate_module, "_AT_ONCE", 12 // at_once)
+    rng = RNG(3)
+    consumers, data = [], []
+    for wide in (1, 3):
+        ids = np.repeat(np.arange(12), np.arange(12) % 2 * (wide - 1) + 1)
+        ids = rng.permutation(np.append(ids, -1))  # and one that is of no channel
+        x = rng.normal(size=(1, 400, len(ids))) @ rng.normal(size=(len(ids), len(ids)))
+        w = rng.normal(size=(1, len(ids), 3))
+        y = x @ w
+        gram = Gram(np.zeros((1, len(ids))), np.zeros((1, 3)))
+        gram.add(x, y)
+        consumers.append(Consumer(gram, w, ids[None]))
+        data.append((x[0] - x[0].mean(0), y[0] - y[0].mean(0), ids))
+    order = eliminate(consumers, np.arange(12), ridge=1e-12, threads=2)
+    assert sorted([*order.removed, *order.kept(1, 12)]) == list(range(12))
+
+    def without(gone: Sequence[int]) -> float:
+        error = 0.0
+        for x, y, ids in data:
+            left = x[:, ~np.isin(ids, gone)]
+            fitted = left @ np.linalg.lstsq(left, y, rcond=None)[0]
+            error += np.square(y - fitted).sum() / np.square(y).sum()
+        return error
+
+    for step, error in enumerate(order.errors):
+        assert error == pytest.approx(without(order.removed[: step + 1]), rel=1e-5)
+    assert without(order.removed[:1]) == min(without([channel]) for channel in range(12))
 
 
 # -- walking -------------------------------------------------------------------------------------

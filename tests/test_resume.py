@@ -102,9 +102,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append("look" if self.settings.only_look else "refit")
         return refit(self, step)
 
-    def probed(*arguments: Any) -> Any:
+    def probed(*arguments: Any, **more: Any) -> Any:
         found.append("group")
-        return eliminate(*arguments)
+        return eliminate(*arguments, **more)
 
     monkeypatch.setattr(walk._Walker, "_do", solved)
     monkeypatch.setitem(rounds.measure.__globals__, "eliminate", probed)

@@ -17,15 +17,18 @@ Matrix = NDArray[np.float64]
 
 
 class Gram:
-    """XᵀX `[g, k, k]`, XᵀY `[g, k, o]` and what goes with them, of rows shifted by x0 and y0."""
+    """XᵀX `[g, k, k]`, XᵀY `[g, k, o]` and what goes with them, of rows shifted by x0 and y0.
+
+    Sums are float64.
+    """
 
     def __init__(self, x0: Array, y0: Array) -> None:
         g, k = x0.shape
         o = y0.shape[1]
         self.x0, self.y0 = x0.astype(np.float64), y0.astype(np.float64)
         self.rows = 0
-        self.xx: Matrix = np.zeros((g, k, k))
-        self.xy: Matrix = np.zeros((g, k, o))
+        self.xx: Array = np.zeros((g, k, k))
+        self.xy: Array = np.zeros((g, k, o))
         self.yy: Matrix = np.zeros((g, o))
         self.sx: Matrix = np.zeros((g, k))
         self.sy: Matrix = np.zeros((g, o))
@@ -35,17 +38,32 @@ class Gram:
         """An empty one with the same shift, so that the two can be added."""
         return cls(first.x0, first.y0)
 
+    @classmethod
+    def of(cls, like: Gram, x: Array, y: Array) -> Gram:
+        """That of some rows alone, with the same shift; float32, as its products are."""
+        found = cls.__new__(cls)
+        found.x0, found.y0 = like.x0, like.y0
+        x = x - like.x0[:, None].astype(x.dtype)
+        y = y - like.y0[:, None].astype(y.dtype)
+        xt = x.transpose(0, 2, 1)
+        found.rows = x.shape[1]
+        found.xx = xt @ x
+        found.xy = xt @ y
+        found.yy = np.einsum("gro,gro->go", y, y, dtype=np.float64)
+        found.sx = x.sum(axis=1, dtype=np.float64)
+        found.sy = y.sum(axis=1, dtype=np.float64)
+        return found
+
     def add(self, x: Array, y: Array) -> None:
         """Take in rows: X `[g, rows, k]`, Y `[g, rows, o]`."""
-        x = x - self.x0[:, None].astype(x.dtype)
-        y = y - self.y0[:, None].astype(y.dtype)
-        xt = x.transpose(0, 2, 1)
-        self.rows += x.shape[1]
-        self.xx += xt @ x
-        self.xy += xt @ y
-        self.yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
-        self.sx += x.sum(axis=1, dtype=np.float64)
-        self.sy += y.sum(axis=1, dtype=np.float64)
+        self += Gram.of(self, x, y)
+
+    def small(self) -> Gram:
+        """In half the memory: products in float32, which is enough to look at them."""
+        found = Gram.__new__(Gram)
+        found.__dict__.update(vars(self))
+        found.xx, found.xy = self.xx.astype(np.float32), self.xy.astype(np.float32)
+        return found
 
     def __iadd__(self, other: Gram) -> Gram:
         self.rows += other.rows

@@ -181,9 +181,7 @@ class Problem:
         del first
 
         def gram(block: Block) -> tuple[Gram, bool]:
-            found = Gram.like(train)
-            found.add(block.x, block.y)
-            return found, block.held
+            return Gram.of(train, block.x, block.y), block.held
 
         for found, is_held in self.over(gram):
             if is_held:

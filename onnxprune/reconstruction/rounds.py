@@ -19,6 +19,7 @@ import numpy as np
 from ..axes import Choice, Dim, Index
 from ..costs import Cost
 from ..groups import Group
+from ..model_costs import macs_cost
 from ..network import Network
 from ..runtime import Feeds, run, session
 from ..solver import Limit, Problem
@@ -33,6 +34,10 @@ from .walk import Settings, Walk, walk
 from .writing import Writer
 
 Progress = Callable[[str], None]
+
+#: Multiply-accumulates that all probes together may take, and samples that they use in any case.
+_WORK = 1.5e13
+_LEAST = 16
 
 
 @dataclass
@@ -158,14 +163,23 @@ def _sensitivities(
     base_dir = network.model.base_dir
     writer = Writer(looked.model, base_dir, ranks)
     readers = readers_of(network, looked, writer, choice)
-    few = some(batches, plan.probe_samples)
+    count = len(readers.keys() & {group.dim for group in groups}) * len(plan.shares)
+    few = some(batches, _affordable(network, batches[0], count, plan.probe_samples))
     threads = plan.settings.threads
     whole = measured(network.model.proto, network.model.proto)
     original = session(whole, optimize=True, threads=threads, base_dir=base_dir)
     wanted = [run(original, feeds) for feeds in few]
+    del original  # it holds the weights twice
     with Store() as store:
         prober = Prober(looked.model, few, wanted, store, ranks, base_dir=base_dir, threads=threads)
         return measure(groups, readers, prober, choice, plan.shares, plan.least, progress, records)
+
+
+def _affordable(network: Network, feeds: Feeds, probes: int, most: int) -> int:
+    """How many samples probes use: fewer for large networks. Half of the network runs for each."""
+    macs = macs_cost(network, {name: x.shape for name, x in feeds.items()}).total()
+    work = probes / 2 * macs / max(len(next(iter(feeds.values()))), 1)
+    return max(min(most, _LEAST), min(most, int(_WORK / max(work, 1))))
 
 
 def _widths(

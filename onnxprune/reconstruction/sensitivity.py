@@ -109,7 +109,8 @@ def measure(
             found.append(sensitivity_of(known[i], groups))
             continue
         here = channels[group.dim]
-        order = eliminate([reader.consumer for reader in mine], here, least)
+        consumers = [reader.consumer for reader in mine]
+        order = eliminate(consumers, here, least, threads=prober.frontier.threads)
         count = len(here)
         widths = sorted({max(least, round(count * share)) for share in shares} - {count})
         probes = {}

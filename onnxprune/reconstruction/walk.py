@@ -19,6 +19,7 @@ import numpy as np
 from onnx import ModelProto
 
 from ..axes import Choice, Index
+from ..model import Array
 from ..network import Network
 from ..rewrite import changed_positions
 from ..runtime import Feeds
@@ -73,7 +74,7 @@ class Refitted:
     rows: int = 0
     gram: Gram | None = None
     #: The weights `[g, k, o]` that it has now, where Gram matrices are kept.
-    w: Matrix | None = None
+    w: Array | None = None
 
 
 @dataclass
@@ -243,7 +244,8 @@ class _Walker:
             self.walked.parts[site.y] = Place(site, self.writer).part()
         result = Refitted(step, note.before, note.after, note.ridge, note.rows)
         if note.gram is not None:
-            result.gram, result.w = note.gram, Place(step, self.writer).read()[0]
+            result.gram = note.gram
+            result.w = Place(step, self.writer).read()[0].astype(np.float32)
         self.walked.sites.append(result)
 
     def _needs(self, step: Step) -> tuple[list[str], list[str]]:
@@ -310,7 +312,7 @@ class _Walker:
             ridge=found.ridge,
             rows=train.rows + held.rows,
             together=share < 1.0,
-            gram=train + held if self.settings.keep_grams else None,
+            gram=(train + held).small() if self.settings.keep_grams else None,
         )
 
     def _refit_pair(self, site: Site) -> float:

@@ -29,10 +29,14 @@ class Batch:
     labels: Array | None
     #: How many of the samples are real; the rest fill up a batch of fixed size.
     real: int
+    filled: bool = False
 
 
 class Batches:
     """The samples of a source, split once.
+
+    A model whose inputs have no batch axis may have one sample in all, as a network on the nodes of
+    one graph does: it is learned from, and judges as well.
 
     Args:
         data: where they are from, opened with `labels`.
@@ -56,7 +60,8 @@ class Batches:
         workers: int = 1,
     ) -> None:
         count, self._rows = data.rows()
-        if count < 2:
+        self._only = count == 1 and not data.batched
+        if count < 2 and not self._only:
             raise UsageError(f"training takes two samples or more: {data.source} is {count}")
         self._batch, self._seed = min(batch, count), seed
         #: A model that takes one size of batches, and no other.
@@ -64,7 +69,7 @@ class Batches:
         self._micro = data.fixed or micro
         self._rank, self._workers = rank, workers
         held = spared(count, min(every, count))
-        self._held, self._learned = np.flatnonzero(held), np.flatnonzero(~held)
+        self._held, self._learned = np.flatnonzero(held), np.flatnonzero(~held | self._only)
         self._held = self._held[spread(len(self._held), _MOST_HELD)]
 
     @property
@@ -74,8 +79,8 @@ class Batches:
 
     @property
     def held_out(self) -> int:
-        """How many samples judge."""
-        return len(self._held)
+        """How many samples judge, and nothing else: 0 where the only one is learned from."""
+        return 0 if self._only else len(self._held)
 
     @property
     def steps(self) -> int:
@@ -107,9 +112,10 @@ class Batches:
             real = len(mine)
             if self._fixed:
                 mine = mine[np.arange(self._fixed) % real]
-            feeds = dict(self._rows(mine))
+            # What is mapped from a file can't be written to, and torch shares its memory.
+            feeds = {name: np.require(x, requirements="W") for name, x in self._rows(mine).items()}
             labels = feeds.pop(LABELLED, None)
-            yield Batch(feeds, labels, real)
+            yield Batch(feeds, labels, real, real < len(mine))
 
 
 def _ahead(step: Callable[[int], list[Batch]], count: int) -> Iterator[list[Batch]]:

@@ -23,7 +23,7 @@ class Score:
     distance: float
     #: The share of samples that both models put into the same class; None without classes.
     agreement: float | None = None
-    #: The share of samples that are put into the class of their label; None without labels.
+    #: The share of samples with a label that are put into its class; None without labels.
     accuracy: float | None = None
 
     @property
@@ -47,7 +47,11 @@ class Score:
 
 
 class Jury:
-    """The samples held out, and what the original says of them: run once, and kept."""
+    """The samples held out, and what the original says of them: run once, and kept.
+
+    Where none are, labels are no judges: they were learned from, and are few where the original has
+    an opinion on everything.
+    """
 
     def __init__(self, batches: Batches, objective: Objective, teacher: Run) -> None:
         self._batches, self._objective = batches, objective
@@ -60,23 +64,25 @@ class Jury:
     def __call__(self, student: Run) -> Score:
         """The score of a model."""
         objective = self._objective
-        distance, same, right, count, labelled = 0.0, 0, 0, 0, 0
+        distance, samples, same, right, count, labelled = 0.0, 0, 0, 0, 0, 0
         for batch, wanted in zip(self._batches.judging(), self._wanted, strict=True):
             given = student(batch.feeds)
-            if batch.real < len(next(iter(given.values()))):
+            if batch.filled:
                 given = {name: x[: batch.real] for name, x in given.items()}
                 wanted = {name: x[: batch.real] for name, x in wanted.items()}
             distance += batch.real * float(objective.distance(given, wanted))
+            samples += batch.real
             found, theirs = objective.classes(given), objective.classes(wanted)
             if found is not None and theirs is not None:
                 same += int((found == theirs).sum())
                 count += found.numel()
-                if batch.labels is not None:
-                    labels = torch.as_tensor(batch.labels[: batch.real]).reshape(-1)
-                    right += int((found.cpu() == labels).sum())
-                    labelled += len(labels)
+                if batch.labels is not None and self._batches.held_out:
+                    labels = torch.as_tensor(batch.labels)
+                    labels = (labels[: batch.real] if batch.filled else labels).reshape(-1)
+                    right += int((found.cpu() == labels)[labels >= 0].sum())
+                    labelled += int((labels >= 0).sum())
         return Score(
-            distance / self._batches.held_out,
+            distance / samples,
             same / count if count else None,
             right / labelled if labelled else None,
         )

@@ -19,6 +19,8 @@ from .features import Feature
 
 #: Added to probabilities before their logarithm.
 _TINY = 1e-9
+#: Any label below 0 is taken for this one: not counted.
+_UNLABELLED = -1
 
 
 class Objective:
@@ -100,14 +102,22 @@ class Objective:
         return total
 
     def by_labels(self, given: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """The cross-entropy of classes, or the squared error of values, for the first output."""
+        """The cross-entropy of classes, or the squared error of values, for the first output.
+
+        What has a label below 0 (-1, or torch's own -100) has none.
+        """
         output, kind = given[self.first].float(), self.kinds[self.first]
         if kind == "values":
             return functional.mse_loss(output, labels.to(output).reshape(output.shape))
         scores = output if kind == "logits" else torch.log(output.clamp_min(0) + _TINY)
-        return functional.cross_entropy(
-            scores.reshape(-1, scores.shape[-1]), labels.to(output.device).long().reshape(-1)
+        flat = labels.to(output.device).long().reshape(-1)
+        total = functional.cross_entropy(
+            scores.reshape(-1, scores.shape[-1]),
+            flat.clamp_min(_UNLABELLED),
+            ignore_index=_UNLABELLED,
+            reduction="sum",
         )
+        return total / (flat >= 0).sum().clamp_min(1)
 
     def classes(self, outputs: Mapping[str, Tensor]) -> Tensor | None:
         """The class of each sample; None where the first output is no classes."""

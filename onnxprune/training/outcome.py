@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from ..words import counted
 from .judging import Score
 
 
@@ -23,6 +24,7 @@ class Trained:
     steps: int
     seconds: float
     samples: int
+    #: How many samples judged; 0 where the only one that there is was learned from, too.
     held_out: int
     #: In words: what was learned from.
     source: str
@@ -36,23 +38,20 @@ class Trained:
 
     def text(self) -> str:
         """A sentence for people."""
+        judge = "the same sample, there being no other"
+        if self.held_out:
+            judge = counted(self.held_out, "sample") + " held out"
         if not self.best:
             return (
-                f"trained for {_epochs(self.epochs)} on {self.source}: nothing got better on"
-                f" {self.held_out:,} samples held out ({self.before.text()}); the weights are as"
-                " they were"
+                f"trained for {counted(self.epochs, 'epoch')} on {self.source}: nothing got better"
+                f" on {judge} ({self.before.text()}); the weights are as they were"
             )
         return (
-            f"trained for {_epochs(self.epochs)} ({self.seconds:.0f} s) on {self.source}:"
-            f" {self.after.text()} on {self.held_out:,} samples held out, before"
-            f" {self.before.text()}"
+            f"trained for {counted(self.epochs, 'epoch')} ({self.seconds:.0f} s) on"
+            f" {self.source}: {self.after.text()} on {judge}, before {self.before.text()}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         found = {name: value for name, value in vars(self).items() if name != "model"}
         return {**found, "before": self.before.to_dict(), "after": self.after.to_dict()}
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'s' * (count != 1)}"

@@ -20,6 +20,7 @@ from torch.nn import Parameter
 from ...calibration import CalibrationData
 from ...errors import UsageError
 from ...gradients import Differentiable
+from ...gradients.types import to_torch
 from ...groups import Group
 from ...network import Network
 from ...samples import LABELLED
@@ -78,12 +79,12 @@ class Score:
         for feeds in opened.batches(_BATCH):
             given: dict[str, Any] = dict(feeds)
             labels = given.pop(LABELLED, None)
-            outputs = self.function({k: torch.as_tensor(v) for k, v in given.items()})
+            outputs = self.function(given)
             if objective is None:
                 objective = Objective(outputs, 1.0)
             if labels is not None:
                 labelled = True
-                yield objective.by_labels(outputs, torch.as_tensor(labels))
+                yield objective.by_labels(outputs, to_torch(labels, torch.float32))
             else:
                 yield self._by_itself(outputs, objective)
         what = "labels" if labelled else "the model's own outputs as targets: no labels"
