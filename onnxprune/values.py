@@ -43,6 +43,8 @@ UNKNOWN = _Unknown()
 
 #: What is computed in ways that are not followed has at most this many unknown elements.
 _FEW = 16
+#: Axes that an array can have: numpy 1 takes no more.
+_RANK = 32
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def unknown(network: Network, name: str) -> Array | None:
     if axes is None:
         return None
     known = [axis.size for axis in axes if axis.size is not None]
-    if len(known) < len(axes) or math.prod(known) > _FEW:
+    if len(known) < len(axes) or len(known) > _RANK or math.prod(known) > _FEW:
         return None
     return np.full(known, UNKNOWN, dtype=object)
 

@@ -673,3 +673,41 @@ def test_a_seed_gives_the_same_file_again() -> None:
     made = [corpus.damaged(random.Random(seed)) for seed in range(50)]
     assert made == [corpus.damaged(random.Random(seed)) for seed in range(50)]
     assert len(set(made)) > 40
+
+
+@pytest.mark.parametrize("operator", ["Unsqueeze", "Reshape", "Expand"])
+def test_more_axes_than_an_array_can_have(operator: str) -> None:
+    """A size with 128 axes of one: it is no value that could be followed."""
+    second = np.arange(128) if operator == "Unsqueeze" else np.ones(128)
+    model = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("MatMul", ["h", "w2"], ["y"]),
+            node("Shape", ["x"], ["shape"]),
+            node("Gather", ["shape", "zero"], ["batch"]),
+            node(operator, ["batch", "second"], ["deep"]),
+            node("Neg", ["deep"], ["z"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4]},
+        {
+            "w1": weight("w1", 6, 8),
+            "w2": weight("w2", 8, 4),
+            "zero": np.array(0, np.int64),
+            "second": second.astype(np.int64),
+        },
+    )
+    assert onnxprune.plan(model).kept
+
+
+@pytest.mark.parametrize("name", ["w1", "w2"])
+def test_whole_numbers_where_an_operator_takes_floats(name: str) -> None:
+    """Such a convolution runs nowhere; planning looks at weights, and must not trip over them."""
+    model = two_convs()
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            whole = np.ones(tensor.dims, np.int32)
+            tensor.CopyFrom(numpy_helper.from_array(whole, name))
+    plan = onnxprune.plan(model)
+    with pytest.raises(UnsupportedModel):
+        onnxprune.apply(model, plan)

@@ -297,12 +297,14 @@ class Walk:
         dims = [dim for dim in self.dims(output) if self.plain(output, dim)]
         if not dims:
             return  # and its weight is not read
-        low, high = self._product_bounds(found)
+        bounds = self._product_bounds(found)
+        if bounds is None:
+            return
         for dim in dims:
             facts = self._product(found, dim)
             if facts is None:
                 continue
-            channels = _extremes(self.network.axes[output] or [], found.out_axis, dim, low, high)
+            channels = _extremes(self.network.axes[output] or [], found.out_axis, dim, *bounds)
             self.known[output, dim] = facts.bounded(*channels) if channels else facts
 
     def _product(self, found: Contraction, dim: Dim) -> Facts | None:
@@ -326,13 +328,17 @@ class Walk:
         parts = [whole] if bias is None else [whole, bias]
         return Facts(*alike(*parts, within=facts.label), *unbounded)
 
-    def _product_bounds(self, found: Contraction) -> tuple[Floats, Floats]:
-        """Bounds of a product at each position of its output's axis, by interval arithmetic."""
+    def _product_bounds(self, found: Contraction) -> tuple[Floats, Floats] | None:
+        """Bounds of a product at each position of its output's axis, by interval arithmetic.
+
+        None where the weight is no floats: onnxruntime won't run that.
+        """
         low, high = self.bounds(found.data, found.in_axis)
         if found.padded:
             low, high = np.minimum(low, 0), np.maximum(high, 0)
         value = self.value(found.weight)
-        assert value is not None
+        if value is None:
+            return None
         bottom, top = found.interval(value, low, high)
         bias = self.value(found.bias) if found.bias else None
         if found.bias and (bias is None or bias.size != len(bottom)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def execute(corpus: Corpus, seed: int, folder: Path, *, command: bool = False) -
         left.unlink(missing_ok=True)
 
     def whole() -> int:
-        main.main(["prune", str(path), "-o", str(output), "--no-benchmark"], prog_name="onnxprune")
+        # Without arguments of its own it runs as from a shell: in a process that it looks after.
+        sys.argv = ["onnxprune", "prune", str(path), "-o", str(output), "--no-benchmark"]
+        main()
         return 0
 
     def quick() -> int:
