@@ -268,7 +268,9 @@ def unknown(network: Network, name: str) -> Array | None:
     if axes is None:
         return None
     known = [axis.size for axis in axes if axis.size is not None]
-    if len(known) < len(axes) or len(known) > _RANK or math.prod(known) > _FEW:
+    if len(known) < len(axes) or len(known) > _RANK or min(known, default=0) < 0:
+        return None
+    if math.prod(known) > _FEW:
         return None
     return np.full(known, UNKNOWN, dtype=object)
 

@@ -711,3 +711,23 @@ def test_whole_numbers_where_an_operator_takes_floats(name: str) -> None:
     plan = onnxprune.plan(model)
     with pytest.raises(UnsupportedModel):
         onnxprune.apply(model, plan)
+
+
+def test_a_size_below_zero() -> None:
+    """An array of minus one elements: what is known of it is nothing."""
+    model = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("MatMul", ["h", "w2"], ["y"]),
+            node("ConstantOfShape", ["less"], ["none"]),
+            node("Neg", ["none"], ["z"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4]},
+        {
+            "w1": weight("w1", 6, 8),
+            "w2": weight("w2", 8, 4),
+            "less": np.array([-1], np.int64),
+        },
+    )
+    assert onnxprune.plan(model).kept

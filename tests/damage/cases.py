@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import random
 import sys
@@ -57,6 +58,7 @@ def execute(corpus: Corpus, seed: int, folder: Path, *, command: bool = False) -
         left.unlink(missing_ok=True)
 
     def whole() -> int:
+        atexit._clear()  # the temporary folder is another process's to remove
         # Without arguments of its own it runs as from a shell: in a process that it looks after.
         sys.argv = ["onnxprune", "prune", str(path), "-o", str(output), "--no-benchmark"]
         main()
