@@ -119,8 +119,7 @@ def _build(op: Op, term: Term, size: int | None) -> Axis:
         return axis
     if isinstance(term, Number):
         return op.fixed(term.value, "fixed by the operator")
-    if isinstance(term, Star):
-        raise Unsure("a `*` can't be part of a merged axis")
+    assert not isinstance(term, Star), "no part of a merged axis is one"
     parts = _parts(term)
     rest = None if size is None else _rest(op, term, size)
     built = [_build(op, part, rest) for part in parts]  # those of known size ignore `rest`

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import Result
@@ -226,3 +228,31 @@ def test_of_attributes_in_any_order_the_right_one_is_written(backwards: bool) ->
     after = result.model.graph.node[1].attribute
     found = {each.name: helper.get_attribute_value(each) for each in after}
     assert found == {**values, "group": 6}
+
+
+def test_a_weight_of_a_branch_that_is_kept_in_another_file_is_cut(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        product = node("MatMul", ["h", name], [f"{name} y"])
+        output = helper.make_tensor_value_info(f"{name} y", TensorProto.FLOAT, [2, 8])
+        rows = numpy_helper.from_array(weight(name, 64, 8), name)
+        return helper.make_graph([product], name, [], [output], [rows])
+
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"]),
+        node("Relu", ["a"], ["h"]),
+        node("If", ["which"], ["y"], then_branch=branch("one"), else_branch=branch("other")),
+    ]
+    model = make(nodes, {"x": [2, 6]}, {"y": [2, 8]}, {"w1": weight("w1", 6, 64)})
+    model.graph.input.append(helper.make_tensor_value_info("which", TensorProto.BOOL, []))
+    inside = ModelProto()
+    inside.CopyFrom(model)
+    onnx.save(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    result = onnxprune.prune(tmp_path / "m.onnx", ratio=0.25, round_to=1, benchmark=False)
+    bodies = [attribute.g for attribute in result.model.graph.node[-1].attribute]
+    assert [list(body.initializer[0].dims) for body in bodies] == [[48, 8], [48, 8]]
+    reference = masked(inside, {"w1": result.plan.kept["w1"]})
+    for which in (True, False):
+        feeds = {"x": weight("x", 2, 6), "which": np.array(which)}
+        assert_same(reference, result.model, feeds)

@@ -33,8 +33,9 @@ RULES = tuple(f"rules/{path.name}" for path in sorted((ROOT / "rules").glob("*.t
 #: The tests: those of one function each, then of whole models. `axes` and the like are run by most
 #: tests of the suite; these are the ones that would tell.
 TESTS = (
-    *("notation", "axes", "rewrite", "values", "exactness", "schemas", "plan", "regressions"),
-    *("lossless", "mask", "loading", "fused", "external", "finer", "exported", "rules", "fuzz"),
+    *("notation", "axes", "matching", "rewrite", "values", "exactness", "schemas", "plan"),
+    *("regressions", "lossless", "mask", "loading", "fused", "external", "finer", "exported"),
+    *("rules", "fuzz"),
 )
 
 #: Not those of the random graphs' own check: each takes as long as all of the graphs, or follows
