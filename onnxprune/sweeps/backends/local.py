@@ -3,6 +3,7 @@ trial."""
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -32,7 +33,7 @@ class Local:
         left = {task.key: task for task in tasks}
         jobs = min(self.lanes, max(1, len(tasks)))
         for _ in range(_DEATHS + 1):
-            run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+            run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", initializer=_deaf)
             calls = [joblib.delayed(_keyed)(task, self.setting) for task in left.values()]
             results = run(calls)
             try:
@@ -65,6 +66,11 @@ class Local:
         trace: TracebackType | None,
     ) -> None:
         pass
+
+
+def _deaf() -> None:
+    """Leave Ctrl-C to the process that the user started: it ends the others, and says so once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _keyed(task: Task, setting: Setting) -> tuple[str, Result]:
