@@ -24,6 +24,8 @@ from .solve import factor, solve_factored
 
 #: Of many channels, one of so many goes at a time.
 _AT_ONCE = 192
+#: Against rounding, where little is left of a diagonal.
+_LEAST_RIDGE = 1e-13
 
 
 @dataclass
@@ -129,7 +131,7 @@ class _Inverse:
         """Do without some unknowns, in this order, that belong to these turns."""
         inverse, w = self.inverse[group], self.w[group]
         # (H⁻¹)ₛₛ = L Lᵀ: row by row, L⁻¹ Wₛ is what each costs once those before it have gone.
-        lower = np.linalg.cholesky(inverse[np.ix_(at, at)])
+        (lower,) = factor(inverse[np.ix_(at, at)][None], _LEAST_RIDGE)
         both = np.linalg.solve(lower, np.hstack([inverse[at], w[at]]))
         rows, own = both[:, : len(inverse)], both[:, len(inverse) :]
         inverse -= rows.T @ rows
