@@ -25,6 +25,7 @@ from onnxprune.importance import Importance
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.measure import count
+from onnxprune.model import Array
 from onnxprune.model_costs import macs_cost
 from onnxprune.network import Network
 from onnxprune.reconstruction import Rounds, choose_and_reconstruct, reconstruct
@@ -149,21 +150,56 @@ def measure(cell: dict[str, Any], corpus: Path) -> dict[str, Any]:
         results["widths"] = {g.name: len(outcome.choice.get(g.dim, range(g.size))) for g in groups}
     results["seconds"] = time.perf_counter() - start
     results["cpu_seconds"] = time.process_time() - cpu
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    results["megabytes"] = int(peak[1]) / 1e3 if peak else None
+    results["megabytes"] = _peak()
     dense = classes(found.proto, data.test)
     results["dense"] = 100 * float((dense == data.labels).mean())
     whole = count(found.proto, None).macs or 1
     for label, model in models.items():
-        given = classes(model, data.test)
-        results[label] = {
-            "top1": 100 * float((given == data.labels).mean()),
-            "agreement": 100 * float((given == dense).mean()),
-            "speed": whole / (count(model, None).macs or 1),
-        }
+        speed = whole / (count(model, None).macs or 1)
+        results[label] = _figures(classes(model, data.test), dense, data.labels, speed)
     return results
+
+
+def _figures(given: Array, dense: Array, labels: Array, speed: float) -> dict[str, float]:
+    return {
+        "top1": 100 * float((given == labels).mean()),
+        "agreement": 100 * float((given == dense).mean()),
+        "speed": speed,
+    }
+
+
+def one_shot(cell: dict[str, Any], corpus: Path) -> dict[str, Any]:
+    """Torch-Pruning's results at the cell's MACs, from the same weights."""
+    import torch
+
+    from benchmarks import one_shot
+
+    found = load(corpus / "models" / f"{cell['model']}.onnx")
+    data = data_of(cell["model"], corpus)
+    start, cpu = time.perf_counter(), time.process_time()
+    made = one_shot.one_shot(found, torch.from_numpy(data.test[:1]), 1 / cell["speed"])
+    results: dict[str, Any] = {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "megabytes": _peak(),
+    }
+    dense = classes(found.proto, data.test)
+    results["dense"] = 100 * float((dense == data.labels).mean())
+    with torch.no_grad():
+        for label, (network, left) in made.items():
+            given = network(torch.from_numpy(data.test)).argmax(1).numpy()
+            label = f"Torch-Pruning {label}"
+            results[label] = _figures(given, dense, data.labels, 1 / left)
+    return results
+
+
+def _peak() -> float | None:
+    """The most memory that this process has had, in MB."""
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak[1]) / 1e3 if peak else None
 
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    print(json.dumps(measure(asked, Path(asked["corpus"]))))
+    do = one_shot if asked["method"] == "torch-pruning" else measure
+    print(json.dumps(do(asked, Path(asked["corpus"]))))

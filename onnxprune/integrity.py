@@ -13,9 +13,17 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import onnx
-from onnx import FunctionProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+)
 
 from .errors import BrokenModel, UnsupportedModel
 from .external import Place, is_cut, is_external, stored_bytes
@@ -120,6 +128,12 @@ def _tensors(proto: ModelProto) -> Iterator[tuple[str, TensorProto | SparseTenso
         for node in nodes:
             for attribute in node.attribute:
                 name = attribute.t.name or node_name(node)
+                field = _SINGLE.get(attribute.type)
+                if field and not attribute.HasField(field):
+                    raise BrokenModel(
+                        f"node {node_name(node)!r}: attribute {attribute.name!r} has the type"
+                        f" {AttributeProto.AttributeType.Name(attribute.type)}, and no value of it"
+                    )
                 if attribute.HasField("t"):
                     yield name, attribute.t
                 if attribute.HasField("sparse_tensor"):
@@ -128,6 +142,14 @@ def _tensors(proto: ModelProto) -> Iterator[tuple[str, TensorProto | SparseTenso
                     yield tensor.name or name, tensor
                 for sparse in attribute.sparse_tensors:
                     yield sparse.values.name or name, sparse
+
+
+#: Where attributes of these types hold their value: what reads them takes it to be there.
+_SINGLE: dict[int, Literal["t", "g", "sparse_tensor"]] = {
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+}
 
 
 def _declared(name: str, tensor: TensorProto) -> int:

@@ -86,6 +86,17 @@ def test_sizes_are_checked_before_memory_is_taken(
     assert "'w1'" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["TENSOR", "GRAPH", "SPARSE_TENSOR"])
+def test_an_attribute_has_the_value_that_its_type_says(tmp_path: Path, kind: str) -> None:
+    model = two_convs()
+    code = onnx.AttributeProto.AttributeType.Value(kind)
+    model.graph.node[0].attribute.add(name="group", type=code)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BrokenModel, match=f"'group' has the type {kind}, and no value"):
+        onnxprune.inspect(path)
+
+
 @pytest.mark.parametrize(
     ("name", "elements", "values", "entries", "raw"),
     [
