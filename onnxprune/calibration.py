@@ -185,10 +185,10 @@ def open_calibration(
     Raises UsageError where the source can't be read or does not fit the model's inputs.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"calibration: {limit} samples are none")
+        raise UsageError(f"data: {limit} samples are none")
     slots = Slots(input_specs(model), preprocess_of(preprocess), labels)
     if not slots.specs:
-        raise UsageError("calibration: the model has no inputs")
+        raise UsageError("data: the model has no inputs")
     if isinstance(source, str) and source == "synthetic":
         made = Synthetic(model, shapes, slots.preprocess, seed, base_dir)
         return _synthetic(made, slots, limit)
@@ -196,14 +196,14 @@ def open_calibration(
         return _of_tables(_path_tables(str(source), slots), slots, limit, Path(source).name, every)
     if isinstance(source, np.ndarray):
         if len(slots.specs) != 1:
-            raise UsageError("calibration: one array, but the model has several inputs")
-        table = slots.table({slots.specs[0].name: source}, "calibration")
+            raise UsageError("data: one array, but the model has several inputs")
+        table = slots.table({slots.specs[0].name: source}, "data")
         return _of_tables([table], slots, limit, "an array", every)
     if isinstance(source, Mapping):
         arrays = {str(name): np.asarray(x) for name, x in source.items()}
         headers = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-        chosen = slots.choose(headers, "calibration")
-        table = slots.table({name: arrays[key] for name, key in chosen.items()}, "calibration")
+        chosen = slots.choose(headers, "data")
+        table = slots.table({name: arrays[key] for name, key in chosen.items()}, "data")
         return _of_tables([table], slots, limit, "arrays", every)
     return _of_iterable(source, slots, limit)
 
@@ -257,9 +257,7 @@ def _path_tables(text: str, slots: Slots) -> list[Table]:
     if colon and not path.exists():
         return [file_table(Path(f"{file}.npz"), slots, key)]
     if not path.exists():
-        raise UsageError(
-            f"calibration: there is no {text}; give a .npz, a .npy, a folder, or `synthetic`"
-        )
+        raise UsageError(f"data: there is no {text}; give a .npz, a .npy, a folder, or `synthetic`")
     if path.suffix.lower() in (".npy", ".npz"):
         return [file_table(path, slots)]
     return [file_table(path, replace(slots, preprocess=slots.preprocess or Preprocess()))]
@@ -270,7 +268,7 @@ def _of_tables(
 ) -> Calibration:
     total = sum(table.count for table in tables)
     if not total:
-        raise UsageError(f"calibration: there is no sample in {name}")
+        raise UsageError(f"data: there is no sample in {name}")
     chosen = picks(tables, limit, every if total > every else 0)
     used = sum(len(index) for _, index in chosen)
     step = _READ if slots.batched else 1
@@ -312,19 +310,17 @@ def _synthetic(made: Synthetic, slots: Slots, limit: int | None) -> Calibration:
 
 def _of_iterable(source: Any, slots: Slots, limit: int | None) -> Calibration:
     if not callable(source) and not isinstance(source, Iterable):
-        raise UsageError(
-            f"calibration: a {type(source).__name__} is no path, array, mapping or iterable"
-        )
+        raise UsageError(f"data: a {type(source).__name__} is no path, array, mapping or iterable")
     if isinstance(source, Iterator):
         raise UsageError(
-            "calibration: an iterator can be gone through only once; give a list, or a function"
+            "data: an iterator can be gone through only once; give a list, or a function"
             " that makes one"
         )
 
     def pieces() -> Iterator[Feeds]:
         left = limit
         for item in source() if callable(source) else source:
-            table = slots.table(_named(item, slots), "calibration")
+            table = slots.table(_named(item, slots), "data")
             index = np.arange(table.count if left is None else min(table.count, left))
             for each in [index] if slots.batched else index[:, None]:
                 yield slots.fit(table.rows(each), table.where)
@@ -334,7 +330,7 @@ def _of_iterable(source: Any, slots: Slots, limit: int | None) -> Calibration:
                     return
 
     if next(pieces(), None) is None:
-        raise UsageError("calibration: there is no sample in the iterable")
+        raise UsageError("data: there is no sample in the iterable")
     at_most = f", at most {counted(limit, 'sample')}" if limit else ""
     return Calibration(None, f"a Python iterable{at_most}", pieces, slots.fixed, slots.batched)
 
@@ -345,7 +341,7 @@ def _named(item: Any, slots: Slots) -> dict[str, Array]:
     if isinstance(item, Mapping):
         arrays = {str(name): np.asarray(x) for name, x in item.items()}
         headers = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-        chosen = slots.choose(headers, "calibration")
+        chosen = slots.choose(headers, "data")
         return {name: arrays[key] for name, key in chosen.items()}
     if isinstance(item, (tuple, list)) and len(item) >= len(names) and not np.isscalar(item[0]):
         given = dict(zip(names, map(np.asarray, item), strict=False))
@@ -354,7 +350,7 @@ def _named(item: Any, slots: Slots) -> dict[str, Array]:
         return given
     if len(names) != 1:
         raise UsageError(
-            f"calibration: a {type(item).__name__} is no feed of the inputs {', '.join(names)}:"
+            f"data: a {type(item).__name__} is no feed of the inputs {', '.join(names)}:"
             " give mappings"
         )
     return {names[0]: np.asarray(item)}

@@ -19,9 +19,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from .external import is_external
 from .model import (
     attributes,
-    captured,
     constant_tensor,
     copy_fields,
+    reads,
     replace_value,
     subgraphs,
 )
@@ -84,7 +84,7 @@ class _Folder:
         self.makers: dict[str, NodeProto] = {}
         self.uses = Counter(value.name for value in self.graph.output)
         for node in self.graph.node:
-            self.uses.update(_reads(node))
+            self.uses.update(reads(node))
 
     def run(self) -> None:
         done: list[NodeProto] = []
@@ -157,7 +157,7 @@ class _Folder:
         while todo:
             node = todo.pop()
             self.graph.node.remove(node)
-            for name in _reads(node):
+            for name in reads(node):
                 self.uses[name] -= 1
                 maker = self.makers.get(name)
                 if maker is not None and not any(self.uses[each] > 0 for each in maker.output):
@@ -176,13 +176,6 @@ class _Folder:
 
 def _readable(tensor: TensorProto) -> bool:
     return not is_external(tensor) and math.prod(tensor.dims) <= _MOST
-
-
-def _reads(node: NodeProto) -> set[str]:
-    names = {name for name in node.input if name}
-    for body in subgraphs(node):
-        names |= captured(body)
-    return names
 
 
 def _cone(node: NodeProto, makers: Mapping[str, NodeProto]) -> tuple[list[NodeProto], set[str]]:

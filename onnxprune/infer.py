@@ -60,14 +60,14 @@ def apply(network: Network, node: Node) -> None:
         return
     try:
         follow(op)
+        if op.kind in strides.OPERATORS:
+            strides.follow(network, op)
     except Unsure as unsure:
         op.refuse(str(unsure))
         if op.rule is None or not op.rule.pinned:
             network.refused.append((node.proto, str(unsure)))
     if arithmetic:
         values.note_unknown(op)
-    if op.kind in strides.OPERATORS:
-        strides.follow(network, op)
 
 
 def follow(op: Op) -> None:

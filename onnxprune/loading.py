@@ -45,9 +45,9 @@ from .model import (
     LARGEST,
     Model,
     Stamp,
-    captured,
     graphs,
     node_name,
+    reads,
     replace_value,
     stored,
     subgraphs,
@@ -56,6 +56,7 @@ from .model import (
 from .splitting import split_shared_vectors
 from .trust import trust
 from .uncollected import uncollected
+from .zero_states import drop_zero_states
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -137,6 +138,7 @@ def _load(source: ModelLike, read: list[tuple[ModelProto, Path | None]]) -> Mode
     _make_names_unique(proto.graph)
     fold_writes(proto)
     plain_splits(proto)
+    drop_zero_states(proto)
     copies = split_shared_vectors(proto)
     return Model(proto, base_dir, path, copies, digest, files)
 
@@ -221,18 +223,18 @@ def _sort(graph: GraphProto) -> None:
         for name in node.output[:]:
             if name:
                 produced[name] = i
-    reads = [_reads(node) for node in graph.node]
-    if all(produced.get(name, -1) < i for i, names in enumerate(reads) for name in names):
+    operands = [reads(node) for node in graph.node]
+    if all(produced.get(name, -1) < i for i, names in enumerate(operands) for name in names):
         return
     order: list[int] = []
-    waiting = [0] * len(reads)
+    waiting = [0] * len(operands)
     users: dict[int, list[int]] = defaultdict(list)
-    for i, names in enumerate(reads):
+    for i, names in enumerate(operands):
         before = {produced[name] for name in names if name in produced}
         waiting[i] = len(before)
         for j in before:
             users[j].append(i)
-    ready = [i for i in reversed(range(len(reads))) if not waiting[i]]
+    ready = [i for i in reversed(range(len(operands))) if not waiting[i]]
     while ready:
         i = ready.pop()
         order.append(i)
@@ -240,20 +242,13 @@ def _sort(graph: GraphProto) -> None:
             waiting[j] -= 1
             if not waiting[j]:
                 ready.append(j)
-    if len(order) < len(reads):
+    if len(order) < len(operands):
         stuck = next(i for i, count in enumerate(waiting) if count)
         raise BrokenModel(f"node {node_name(graph.node[stuck])!r} is part of a cycle")
     nodes = [graph.node[i] for i in order]
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _reads(node: NodeProto) -> set[str]:
-    names = set(node.input[:])
-    for body in subgraphs(node):
-        names |= captured(body)
-    return names - {""}
 
 
 def _densify(graph: GraphProto) -> None:

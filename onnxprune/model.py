@@ -211,6 +211,14 @@ def captured(graph: GraphProto) -> set[str]:
     return free - own - {""}
 
 
+def reads(node: NodeProto) -> set[str]:
+    """What a node reads, what its bodies capture included."""
+    found = {name for name in node.input[:] if name}
+    for body in subgraphs(node):
+        found |= captured(body)
+    return found
+
+
 def copy_fields(source: Message, target: Message, *, without: str) -> None:
     """Copy all fields of a model or a graph but one."""
     for descriptor, value in source.ListFields():

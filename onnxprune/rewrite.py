@@ -99,7 +99,6 @@ class _Rewriter:
         self.values = values
         self.network = network
         self.model = network.model
-        self.choice = choice
         masked = tensor_positions(network, mask)
         self.masked = {name: masked[name] for name in maskable if name in masked}
         self.sizes = Sizes({dim: kept_size(chosen) for dim, chosen in choice.items()})

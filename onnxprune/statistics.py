@@ -117,7 +117,7 @@ def collect(
             else:
                 sums[name] = value
     if not sums:
-        raise UsageError(f"calibration: there is no sample in {calibration.source}")
+        raise UsageError(f"data: there is no sample in {calibration.source}")
     result = {}
     for request in wanted:
         value = sums[probes.values[request]]

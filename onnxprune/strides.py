@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Constants of more elements than this are not looked at.
 _MOST = 2**20
+#: The types of indices.
+_INDICES = (TensorProto.INT64, TensorProto.INT32)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def count_of(network: Network, name: str) -> Count | None:
     if name in network.counts or name not in network.model.constants:
         return network.counts.get(name)
     tensor = network.model.constants[name]
-    if tensor.data_type not in (TensorProto.INT64, TensorProto.INT32):
+    if tensor.data_type not in _INDICES:
         return None
     if not 0 < np.prod(tensor.dims, dtype=np.float64) <= _MOST:
         return None
@@ -89,11 +91,18 @@ def _range(network: Network, op: Op) -> Count | None:
     if any(value is None or value.size != 1 for value in values):
         return None
     start, _, step = [value.ravel().tolist()[0] for value in values if value is not None]
+    if isinstance(step, float):
+        return None  # as integers they would be rounded
     return Count(start, (step,))
 
 
-def _same_count(network: Network, op: Op) -> Count | None:
+def _identity(network: Network, op: Op) -> Count | None:
     return network.counts.get(op.inputs[0])
+
+
+def _cast(network: Network, op: Op) -> Count | None:
+    """Only to what holds every index: others wrap, or are rounded."""
+    return _identity(network, op) if op.attr("to") in _INDICES else None
 
 
 def _unsqueeze(network: Network, op: Op) -> Count | None:
@@ -139,15 +148,16 @@ def _add(network: Network, op: Op) -> Count | None:
 
 def _sum_of_steps(rising: list[tuple[Any, Axis]]) -> Any:
     """The step of a sum along one axis; unknown where a term may be broadcast along it."""
-    if any(axis.size is None and axis is not rising[0][1] for _, axis in rising):
+    unlike = any(axis is not rising[0][1] for _, axis in rising)
+    if unlike and any(axis.size is None for _, axis in rising):
         return UNKNOWN
     return sum((step for step, _ in rising), start=0)
 
 
 OPERATORS: dict[str, Callable[[Network, Op], Count | None]] = {
     "Range": _range,
-    "Cast": _same_count,
-    "Identity": _same_count,
+    "Cast": _cast,
+    "Identity": _identity,
     "Unsqueeze": _unsqueeze,
     "Mul": _mul,
     "Add": _add,

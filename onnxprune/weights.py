@@ -29,6 +29,8 @@ from .uses import Consumer, Uses, chain
 
 #: How many tensors are summed at a time; and elements: smaller ones are not worth a thread.
 _THREADS, _SMALL = min(os.cpu_count() or 1, 4), 1 << 16
+#: Elements that are summed at a time: what is made of them stays in the processor's cache.
+_STRIP = 1 << 16
 #: Bytes of weights that stay in memory.
 _HELD = 1 << 27
 
@@ -154,10 +156,13 @@ class Weights:
         shape = self.network.model.constants[name].dims[:]
         found = {axis: np.zeros(shape[axis]) for axis in axes}
         for start, block in self.network.model.blocks(name):
-            rows = slice(start, start + len(block))
-            value = self._floats(name, block, shape, rows)
-            for axis, sums in found.items():
-                sums[rows if axis == 0 else slice(None)] += _norm(value, axis, power)
+            value = self._floats(name, block, shape, slice(start, start + len(block)))
+            step = max(1, _STRIP * len(value) // max(1, value.size))
+            for first in range(0, len(value), step):
+                powers = _powers(value[first : first + step], power)
+                rows = slice(start + first, start + first + len(powers))
+                for axis, sums in found.items():
+                    sums[rows if axis == 0 else slice(None)] += _sums_along(powers, axis)
         return found
 
     def _read(self, name: str) -> Array:
@@ -247,12 +252,23 @@ def per_cell(along: Scores, positions: Index, cells: Index, count: int) -> Score
     return np.bincount(cells, along[positions], minlength=count).astype(np.float64)
 
 
-def _norm(value: Array, axis: int, power: float) -> Scores:
+def _powers(value: Array, power: float) -> Array:
+    """|w|^power in float64."""
+    found = value.astype(np.float64)
     if power == 2:
-        matrix = value.reshape(math.prod(value.shape[:axis]), value.shape[axis], -1)
-        return np.asarray(np.einsum("abc,abc->b", matrix, matrix, dtype=np.float64))
-    others = tuple(i for i in range(value.ndim) if i != axis)
-    return np.asarray(np.sum(np.abs(value) ** power, axis=others, dtype=np.float64))
+        found *= found
+        return found
+    return np.asarray(np.abs(found) ** power)
+
+
+def _sums_along(value: Array, axis: int) -> Scores:
+    """The sum at each position of an axis; leading axes go first, over what lies side by side."""
+    before, size, after = (
+        math.prod(value.shape[part])
+        for part in (slice(axis), slice(axis, axis + 1), slice(axis + 1, None))
+    )
+    rest = value.reshape(before, size * after).sum(axis=0) if before > 1 else value
+    return np.asarray(rest.reshape(size, after).sum(axis=1))
 
 
 def _dequantised(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.cli import main
@@ -129,6 +129,19 @@ def test_quantised_codes_become_their_zero_points(structure: str) -> None:
     assert changed.any() and (codes == points)[changed].all()
     assert codes.dtype == np.uint8
     assert found.report.tensors[0].sparsity >= 0.5
+
+
+def test_codes_of_masked_channels_become_their_zero_points() -> None:
+    model = quantised()
+    model.graph.node[1].output[0] = "c"
+    model.graph.node.append(node("Conv", ["c", "w2"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(weight("w2", 4, 4, 1, 1), "w2"))
+    found = onnxprune.mask(model, ratio=0.5, round_to=1)
+    assert found.plan is not None
+    gone = np.setdiff1d(np.arange(4), found.plan.kept["q"][0])
+    points = np.array([100, 120, 130, 140]).reshape(4, 1, 1, 1)
+    same = (constants(found.model)["q"] == points).all(axis=(1, 2, 3))
+    assert gone.size == 2 and np.flatnonzero(same).tolist() == gone.tolist()
 
 
 def test_a_shared_weight_summed_over_two_axes_is_left() -> None:

@@ -24,6 +24,8 @@ from .solve import factor, solve_factored
 
 #: Of many channels, one of so many goes at a time.
 _AT_ONCE = 192
+#: Rows that are updated at a time: what is taken from them stays in the processor's cache.
+_STRIP = 64
 #: Against rounding, where little is left of a diagonal.
 _LEAST_RIDGE = 1e-13
 
@@ -134,8 +136,10 @@ class _Inverse:
         (lower,) = factor(inverse[np.ix_(at, at)][None], _LEAST_RIDGE)
         both = np.linalg.solve(lower, np.hstack([inverse[at], w[at]]))
         rows, own = both[:, : len(inverse)], both[:, len(inverse) :]
-        inverse -= rows.T @ rows
-        w -= rows.T @ own
+        for i in range(0, len(inverse), _STRIP):
+            strip = rows[:, i : i + _STRIP].T
+            inverse[i : i + _STRIP] -= strip @ rows
+            w[i : i + _STRIP] -= strip @ own
         left = self.left[group]
         left[at] = False
         if 2 * left.sum() < len(left):

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model import reads
 from ..network import Network
 from .beside import in_order
 from .conjugate import Solver, Weights, combined
 from .parts import Place
 from .problem import HELD_OUT, Problem
-from .segments import Frontier, reads
+from .segments import Frontier
 from .sites import Site
 from .tangents import PairFunction, View
 from .writing import Writer

@@ -8,9 +8,8 @@ it, and from there on.
 from __future__ import annotations
 
 from ..axes import Choice, leaves
-from ..model import node_name
+from ..model import node_name, reads
 from ..network import Network
-from .segments import reads
 
 
 def reached(network: Network, choice: Choice) -> set[str]:

@@ -36,8 +36,10 @@ from .writing import Writer
 Progress = Callable[[str], None]
 
 #: Multiply-accumulates that all probes together may take, and samples that they use in any case.
-_WORK = 1.5e13
+_WORK = 1e13
 _LEAST = 16
+#: The shares that groups are probed at where even so few samples would take longer.
+_FEWER = (0.6, 0.2)
 
 
 @dataclass
@@ -163,8 +165,12 @@ def _sensitivities(
     base_dir = network.model.base_dir
     writer = Writer(looked.model, base_dir, ranks)
     readers = readers_of(network, looked, writer, choice)
-    count = len(readers.keys() & {group.dim for group in groups}) * len(plan.shares)
-    few = some(batches, _affordable(network, batches[0], count, plan.probe_samples))
+    count = len(readers.keys() & {group.dim for group in groups})
+    # Half of the network runs for each.
+    work = count * len(plan.shares) / 2 * _macs_of_a_sample(network, batches[0])
+    samples = int(_WORK / max(work, 1.0))
+    shares = plan.shares if samples >= _LEAST else _FEWER
+    few = some(batches, min(plan.probe_samples, max(samples, _LEAST)))
     threads = plan.settings.threads
     whole = measured(network.model.proto, network.model.proto)
     original = session(whole, optimize=True, threads=threads, base_dir=base_dir)
@@ -172,14 +178,12 @@ def _sensitivities(
     del original  # it holds the weights twice
     with Store() as store:
         prober = Prober(looked.model, few, wanted, store, ranks, base_dir=base_dir, threads=threads)
-        return measure(groups, readers, prober, choice, plan.shares, plan.least, progress, records)
+        return measure(groups, readers, prober, choice, shares, plan.least, progress, records)
 
 
-def _affordable(network: Network, feeds: Feeds, probes: int, most: int) -> int:
-    """How many samples probes use: fewer for large networks. Half of the network runs for each."""
+def _macs_of_a_sample(network: Network, feeds: Feeds) -> float:
     macs = macs_cost(network, {name: x.shape for name, x in feeds.items()}).total()
-    work = probes / 2 * macs / max(len(next(iter(feeds.values()))), 1)
-    return max(min(most, _LEAST), min(most, int(_WORK / max(work, 1))))
+    return macs / max(len(next(iter(feeds.values()))), 1)
 
 
 def _widths(

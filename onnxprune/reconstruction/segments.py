@@ -16,17 +16,9 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from ..errors import UnsupportedModel
-from ..model import Array, captured, subgraphs
+from ..model import Array, reads
 from ..runtime import Feeds, run, session
 from .store import Store
-
-
-def reads(node: NodeProto) -> set[str]:
-    """What a node reads, what its bodies capture included."""
-    found = {name for name in node.input if name}
-    for body in subgraphs(node):
-        found |= captured(body)
-    return found
 
 
 class Frontier:

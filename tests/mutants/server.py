@@ -24,7 +24,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,23 @@ class Baseline:
     tests: dict[str, dict[int, list[str]]]
     #: What the lines are of, see `digest`.
     sources: str
+    #: Tests that fail on the unchanged program: they are left out.
+    failing: list[str]
+
+    def knows(self, test: str) -> bool:
+        return test in self.seconds or test in self.failing
+
+    def joined(self, other: Baseline) -> Baseline:
+        """With what another one says of other tests."""
+        tests = {
+            file: {
+                line: sorted({*self.tests.get(file, {}).get(line, ()), *more})
+                for line, more in {**self.tests.get(file, {}), **lines}.items()
+            }
+            for file, lines in other.tests.items()
+        }
+        seconds = {**self.seconds, **other.seconds}
+        return Baseline(seconds, tests, other.sources, self.failing + other.failing)
 
     def of(self, mutant: Mutant, limit: float) -> list[str]:
         """The tests for a mutant, the quickest first; only those that take `limit` at most."""
@@ -111,9 +128,9 @@ class Server:
 
     # -- the unchanged program -------------------------------------------------------------------
 
-    def baseline(self, files: Sequence[Path]) -> Baseline:
-        """Run all tests once, each with the lines of `files` that it executes."""
-        target = self.state / "baseline.json"
+    def baseline(self, files: Sequence[Path], known: Baseline | None) -> Baseline:
+        """Run the tests once that `known` says nothing of, each with the lines that it executes."""
+        target = self.state / "baseline.new.json"
 
         def execute() -> int:
             tracer = coverage.Coverage(
@@ -123,14 +140,17 @@ class Server:
             _forget()
             self.failing = set()
             began: dict[str, float] = {}
-            for name in self._run(list(self.items)):
+            names = [name for name in self.items if known is None or not known.knows(name)]
+            for name in self._run(names):
                 tracer.switch_context(name)
                 began[name] = time.perf_counter()
             tracer.stop()
             ends = [*began.values(), time.perf_counter()][1:]
             spans = zip(began.items(), ends, strict=True)
             seconds = {name: end - start for (name, start), end in spans}
-            failing = {name: seconds.pop(name) for name in self.failing}
+            failing = sorted(self.failing)
+            for name in failing:
+                del seconds[name]
             data = tracer.get_data()
             tests = {
                 str(file.relative_to(ROOT)): {
@@ -139,17 +159,19 @@ class Server:
                 }
                 for file in files
             }
-            found = {"seconds": seconds, "tests": tests, "sources": digest(files)}
-            target.write_text(json.dumps(found))
-            if failing:
-                print("fail on the unchanged program, and are left out:", *failing, sep="\n  ")
+            _write(Baseline(seconds, tests, digest(files), failing), target)
             return 0
 
         outcome = run_forked(execute, self.state / "log", seconds=3600, memory=_MEMORY)
         if outcome.code != 0:
             raise SystemExit(f"the tests of the unchanged program ended:\n{outcome.text[-2000:]}")
-        print(*outcome.text.partition("fail on the unchanged")[1:], sep="")
-        return read_baseline(target)
+        found = read_baseline(target)
+        if found.failing:
+            print("fail on the unchanged program, and are left out:", *found.failing, sep="\n  ")
+        found = known.joined(found) if known else found
+        _write(found, target)
+        target.replace(self.state / "baseline.json")
+        return found
 
     def _run(self, names: Sequence[str]) -> Iterator[str]:
         """Run these tests; says which is next."""
@@ -176,7 +198,8 @@ class Server:
             return 0
 
         log = self.state / "log"
-        outcome = run_forked(execute, log, seconds=60 + 10 * seconds, memory=_MEMORY)
+        # Each test has a limit of its own, of processor time; this one is for what waits for ever.
+        outcome = run_forked(execute, log, seconds=900 + 30 * seconds, memory=_MEMORY)
         if outcome.code == 0:
             return Result("survived", "", len(names), seconds)
         if outcome.signal in (signal.SIGVTALRM, signal.SIGALRM):
@@ -194,11 +217,14 @@ class Server:
 
 def read_baseline(path: Path) -> Baseline:
     found = json.loads(path.read_text())
-    tests = {
-        file: {int(line): names for line, names in lines.items()}
-        for file, lines in found["tests"].items()
-    }
-    return Baseline(found["seconds"], tests, found["sources"])
+    for lines in found["tests"].values():
+        for line in list(lines):
+            lines[int(line)] = lines.pop(line)
+    return Baseline(**found)
+
+
+def _write(baseline: Baseline, path: Path) -> None:
+    path.write_text(json.dumps(asdict(baseline)))
 
 
 def digest(files: Sequence[Path]) -> str:
