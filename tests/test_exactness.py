@@ -275,14 +275,15 @@ def test_a_dim_on_two_axes_says_nothing_of_one_beside_it() -> None:
             node("MatMul", ["t", "a"], ["g"]),
             node("Sigmoid", ["k"], ["e"]),
             node("Mul", ["g", "e"], ["m"]),
-            node("ReduceSum", ["m", "axis"], ["s"], keepdims=0),
+            node("ReduceSum", ["m", "axes"], ["s"], keepdims=0),
             node("MatMul", ["s", "w2"], ["y"]),
         ],
         {"x": [1, 3, 7, 5]},
-        {"y": [1, 8, 3]},
+        {"y": [1, 3]},
         {
             **{"w0": weight("w0", 4, 3, 1, 1), "w1": weight("w1", 5, 8)},
-            **{"w2": weight("w2", 8, 3), "k": weight("k", 4, 1, 1), "axis": AXIS},
+            **{"w2": weight("w2", 8, 3), "k": weight("k", 4, 1, 1)},
+            "axes": np.array([1, 2]),
         },
     )
     assert {("w0", 0), ("k", 0)} <= exact(model)

@@ -15,6 +15,9 @@ from ..inputs import InputSpec
 from ..preprocess import is_image
 from .settings import AUGMENTATIONS
 
+#: From images `[n, c, h, w]`, others, and numbers between 0 and 1 `[3, n]`: images.
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 #: The share of images that have to stay in their class for an augmentation to be used.
 STAYS = 0.8
 #: Images move by this share of their size at most.
@@ -54,17 +57,17 @@ class Augmentation:
         """
         rng = torch.Generator().manual_seed(abs(hash((self._seed, *step))) % 2**63)
         found = dict(feeds)
-        mixed = False
-        for way in self.ways:
-            if way == "mixup":
-                # One half of the batches: clean ones are what the model will see.
-                mixed = bool(torch.rand((), generator=rng) < 0.5)
-                if mixed:
-                    found = self._mixed(found, rng)
-            else:
-                change = _flipped if way == "flip" else _shifted
+        for way, change in (("flip", _flipped), ("shift", _shifted)):
+            if way in self.ways:
                 found = self._each(found, lambda x, c=change: c(x, rng))  # type: ignore[misc]
-        return found, mixed
+        mixes = [
+            mix for way, mix in (("mixup", _blended), ("cutmix", _patched)) if way in self.ways
+        ]
+        if not mixes:
+            return found, False
+        # As many batches are left as they are as go through each: they are what the model will see.
+        turn = int(torch.randint(len(mixes) + 1, (), generator=rng))
+        return (self._mixed(found, mixes[turn - 1], rng), True) if turn else (found, False)
 
     def _each(
         self, feeds: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]
@@ -75,17 +78,31 @@ class Augmentation:
             found[name] = change(x.movedim(3, 1)).movedim(1, 3) if last else change(x)
         return found
 
-    def _mixed(self, feeds: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
-        """Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), with Beta(1, 1)."""
+    def _mixed(
+        self, feeds: Mapping[str, Tensor], mix: Mix, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Each image with another of the batch, by a share of its own; all inputs alike."""
         size = len(feeds[next(iter(self.images))])
-        other = torch.randperm(size, generator=rng)
-        share = torch.rand(size, generator=rng)
+        other, numbers = torch.randperm(size, generator=rng), torch.rand(3, size, generator=rng)
+        return self._each(feeds, lambda x: mix(x, x[other.to(x.device)], numbers.to(x.device)))
 
-        def change(x: Tensor) -> Tensor:
-            part = share.to(x).reshape(-1, *[1] * (x.ndim - 1))
-            return part * x + (1 - part) * x[other.to(x.device)]
 
-        return self._each(feeds, change)
+def _blended(x: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
+    """Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), with Beta(1, 1)."""
+    part = numbers[0].to(x).reshape(-1, 1, 1, 1)
+    return part * x + (1 - part) * other
+
+
+def _patched(x: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
+    """A rectangle of the other image: Yun et al., "CutMix" (2019), with Beta(1, 1)."""
+    half = torch.sqrt(1 - numbers[0]) / 2
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis, middle in ((2, numbers[1]), (3, numbers[2])):
+        size = x.shape[axis]
+        at = (torch.arange(size, device=x.device) + 0.5) / size
+        near = (at - middle[:, None]).abs() < half[:, None]
+        inside = inside & near.reshape(-1, 1, *((size, 1) if axis == 2 else (1, size)))
+    return torch.where(inside, other, x)
 
 
 def _flipped(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -130,4 +147,4 @@ def fitting(
         after = classes(changed)
         if after is not None and float((after == before).float().mean()) >= STAYS:
             found.append(way)
-    return [*found, "mixup"] if found else []
+    return [*found, "mixup", "cutmix"] if found else []

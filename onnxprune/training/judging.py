@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,12 +26,13 @@ class Score:
     agreement: float | None = None
     #: The share of samples with a label that are put into its class; None without labels.
     accuracy: float | None = None
+    #: How many classes `agreement` is a share of.
+    compared: int = 0
 
     @property
-    def order(self) -> tuple[float, float]:
-        """The higher, the better: what counts first is the labels, and the original else."""
-        first = self.accuracy if self.accuracy is not None else self.agreement
-        return (first or 0.0, -self.distance)
+    def first(self) -> float:
+        """What counts first, the labels where there are any. The higher, the better."""
+        return (self.accuracy if self.accuracy is not None else self.agreement) or 0.0
 
     def text(self) -> str:
         """A few words for people."""
@@ -44,6 +46,27 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
+
+
+def better(new: Score, best: Score, before: Score, top: float) -> bool:
+    """Whether `new` takes the place of the best so far.
+
+    By labels the higher accuracy is better, if only by one sample. Agreement and distance are two
+    measures of one thing, and distance is the finer: from epoch to epoch, agreement on some hundred
+    samples jumps by more than the model gets better, and its highest value is luck. So of all that
+    agree with the original as often as `before`, and within a standard error as often as the best
+    did, the least distance is taken.
+
+    Args:
+        before: of the model as it came.
+        top: the highest agreement so far, that of `new` included.
+    """
+    if new.accuracy is not None or new.agreement is None:
+        return (new.first, -new.distance) > (best.first, -best.distance)
+    least = max(before.first, top - math.sqrt(top * (1 - top) / max(new.compared, 1)))
+    if best.first < least:
+        return new.first >= least
+    return new.first >= least and new.distance < best.distance
 
 
 class Jury:
@@ -85,4 +108,5 @@ class Jury:
             distance / samples,
             same / count if count else None,
             right / labelled if labelled else None,
+            count,
         )

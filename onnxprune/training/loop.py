@@ -24,7 +24,7 @@ from ..gradients import Differentiable
 from .augment import Augmentation
 from .batches import Batch, Batches
 from .checkpoints import Checkpoint
-from .judging import Jury, Score
+from .judging import Jury, Score, better
 from .objective import Objective
 from .penalties import Penalty
 from .settings import Settings
@@ -130,7 +130,7 @@ class Trainer:
                 loss = self._epoch(epoch, found, average)
                 score = self._judge(jury, average)
                 found.epochs = epoch
-                if score.order > found.after.order or self.penalty is not None:
+                if self._better(score, found) or self.penalty is not None:
                     found.after, found.best = score, epoch
                     best = [p.clone() for p in average]
                 found.seconds = self._elapsed()
@@ -241,7 +241,13 @@ class Trainer:
             told(score.distance),
             _or_none(told(_number(score.agreement))),
             _or_none(told(_number(score.accuracy))),
+            int(told(score.compared)),
         )
+
+    def _better(self, score: Score, found: History) -> bool:
+        seen = [each["agreement"] or 0.0 for each in found.history]
+        top = max(found.before.first, score.first, *seen)
+        return better(score, found.after, found.before, top)
 
     def _tell(self, found: History, loss: float, score: Score) -> None:
         if self.workers.first:

@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 #: Epochs, where minutes say when it ends.
 _AS_MANY = 10_000
 #: Ways in which images are changed from epoch to epoch.
-AUGMENTATIONS = ("flip", "shift", "mixup")
+AUGMENTATIONS = ("flip", "shift", "mixup", "cutmix")
 
 
 @dataclass(frozen=True)
