@@ -224,7 +224,7 @@ def prune(
                     " empty channels as fill them up"
                 )
         elif reconstruct and data is not None:
-            rebuilder = Rebuilder(data, threads, seed, progress, kept)
+            rebuilder = Rebuilder(data, seed, progress, kept)
             made, outcome = work.rebuilt(planner, rebuilder)
             result = carried_out(made, lambda _: outcome)
             result.report.notes += planner.notes
@@ -410,7 +410,7 @@ def apply(
     with keeping(reconstruct and journal, reconstruct and resume) as kept:
         if reconstruct:
             data = _calibration(calibration, preprocess, calibration_samples, input_shapes, seed)
-            rebuilder = None if data is None else Rebuilder(data, threads, seed, progress, kept)
+            rebuilder = None if data is None else Rebuilder(data, seed, progress, kept)
             rebuilt = work.refitting(rebuilder)
         result = work.carry_out(
             made,

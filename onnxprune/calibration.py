@@ -52,6 +52,8 @@ class Calibration:
     _batched: bool = field(default=True, repr=False)
     #: Samples by their numbers, where the source can be read in any order.
     _rows: Callable[[Index], Feeds] | None = field(default=None, repr=False)
+    #: False where it was made up.
+    real: bool = True
 
     @property
     def batched(self) -> bool:
@@ -305,7 +307,9 @@ def _synthetic(made: Synthetic, slots: Slots, limit: int | None) -> Calibration:
     feeds = -(-count // slots.fixed) if slots.fixed else count
     samples = feeds * (slots.fixed or 1)
     words = f"synthetic noise, {counted(samples, 'sample')}: no real data was looked at"
-    return Calibration(samples, words, lambda: made.feeds(feeds), slots.fixed, slots.batched)
+    return Calibration(
+        samples, words, lambda: made.feeds(feeds), slots.fixed, slots.batched, real=False
+    )
 
 
 def _of_iterable(source: Any, slots: Slots, limit: int | None) -> Calibration:

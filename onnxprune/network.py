@@ -71,6 +71,8 @@ class Quantised:
         at = np.arange(shape[axis])[rows if axis == 0 else slice(None)]
         if values.ndim == 1:
             return values[at].reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        if values.ndim < len(shape):  # one for each column of each matrix
+            return np.expand_dims(values, 1)[rows]
         if axis and len(values) == shape[0]:
             values = values[rows]
         blocked = at // -(-shape[axis] // values.shape[axis])  # one for each block

@@ -21,7 +21,6 @@ class Rebuilder:
     """What `--reconstruct` needs to know."""
 
     data: CalibrationData
-    threads: int = 1
     seed: int = 0
     progress: Callable[[str], None] | None = None
     #: The records of a command that can be resumed.
@@ -36,7 +35,6 @@ class Rebuilder:
             network,
             choice,
             self._open(network),
-            threads=self.threads,
             seed=self.seed,
             kept=self.kept,
             progress=self.progress or (lambda _: None),
@@ -59,7 +57,6 @@ class Rebuilder:
             cost.total(widths),
             self._open(network),
             rounds=Rounds(steps={g.dim: s for g, s in zip(groups, steps, strict=True)}),
-            threads=self.threads,
             seed=self.seed,
             kept=self.kept,
             progress=self.progress or (lambda _: None),

@@ -66,6 +66,18 @@ _LADDER = (64, 224, 16, 512, 1024, 4096, 8, 2, 1)
 _MAX_TRIED = 1 << 22
 
 
+def cores() -> int:
+    """How many threads work may take that is not timed: the cores that this process may run on.
+
+    `OMP_NUM_THREADS` says fewer, as joblib does to the workers of a sweep.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return min(int(said), allowed) if said.isdecimal() and int(said) else allowed
+
+
 def session(
     model: Model,
     *,

@@ -26,7 +26,7 @@ from .errors import UsageError
 from .inputs import input_specs
 from .model import attributes
 from .network import Network, Quantised
-from .runtime import run, session
+from .runtime import cores, run, session
 
 #: What is measured of each index of an axis (see `Request`).
 KINDS = ("sum", "square", "absolute", "positive", "gram")
@@ -89,12 +89,11 @@ def collect(
     calibration: Calibration,
     *,
     batch: int = 32,
-    threads: int = 0,
 ) -> dict[Request, Statistic]:
     """Everything requested, in one pass over the calibration data.
 
-    `threads` of 0 are as many as there are cores. Batches are smaller than `batch` where the sizes
-    that are declared say that a tensor in between would be very large.
+    Batches are smaller than `batch` where the sizes that are declared say that a tensor in between
+    would be very large.
 
     Raises UsageError where there is no sample, UnsupportedModel where the model does not run.
     """
@@ -107,7 +106,7 @@ def collect(
     model = network.model
     sums: dict[str, NDArray[np.float64]] = {}
     with _extended(model.proto, probes.nodes, probes.outputs):
-        live = session(model.proto, optimize=True, threads=threads, base_dir=model.base_dir)
+        live = session(model.proto, optimize=True, threads=cores(), base_dir=model.base_dir)
     for feeds in calibration.batches(_batch(network, wanted, batch)):
         found = run(live, feeds)
         for name in probes.outputs:

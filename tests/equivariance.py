@@ -282,7 +282,9 @@ def prove(case: Case, rules: Mapping[str, Rule] | None = None, seed: int = 0) ->
 
 
 def keeps_zero(case: Case) -> bool | None:
-    """Whether zeros in the first operand make zeros of the first output, along all free dims.
+    """Whether zeros in the first operand, or in all that is scored, make zeros of the first output.
+
+    Along all free dims, that is.
 
     None if the case says nothing of it.
     """
@@ -292,6 +294,20 @@ def keeps_zero(case: Case) -> bool | None:
     except OnnxPruneError:
         return None
     return _Trial(case, infer(model, built_in(), pin_interface=False), base, 0).keeps_zero()
+
+
+def unsaid_zeros(case: Case) -> set[int] | None:
+    """The operands that make zero by themselves, and that a term of the rule's `zero` lacks.
+
+    None if the case says nothing of it.
+    """
+    try:
+        model = load(case.model)
+        base = run(session(model.proto, optimize=False), case.feeds)
+        network = infer(model, built_in(), pin_interface=False)
+        return _Trial(case, network, base, 0).unsaid_zeros()
+    except OnnxPruneError:
+        return None
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -495,17 +511,41 @@ class _Trial:
             )
 
     def keeps_zero(self) -> bool | None:
-        """Whether zeros in the first operand do what `check_zeros` asks for, along all dims."""
+        """Whether some zeros do what `check_zeros` asks for, along all dims."""
         output = self.outputs[0]
         if self.record is None or self.base[output].dtype.kind != "f":
             return None
-        first = self.record.node.input[0] if self.record.node.input else ""
-        shared = [
+        inputs = self.record.node.input
+        scored = [inputs[i] for i in self.record.rule.score if i < len(inputs) and inputs[i]]
+        found = []
+        for names in (inputs[:1], scored):
+            shared = self.shared([*names, output])
+            if names and shared:
+                found.append(all(self.makes_zero(names, dim) for dim in shared))
+        return any(found) if found else None
+
+    def unsaid_zeros(self) -> set[int] | None:
+        """The operands that make zero by themselves, and that a term of the rule's `zero` lacks."""
+        output = self.outputs[0]
+        if self.record is None or not self.record.keeps_zero or self.base[output].dtype.kind != "f":
+            return None
+        terms = self.terms(sums=False)
+        inputs = self.record.node.input
+        return {
+            i
+            for i, name in enumerate(inputs)
+            if name and not (terms and all(name in names for names in terms))
+            if (shared := self.shared([name, output]))
+            and all(self.makes_zero([name], dim) for dim in shared)
+        }
+
+    def shared(self, names: Sequence[str]) -> list[Dim]:
+        """The free dims that all of these tensors have."""
+        return [
             dim
             for dim in self.free
-            if all(any(dim in leaves(axis) for axis in self.axes(each)) for each in (first, output))
+            if all(any(dim in leaves(axis) for axis in self.axes(name)) for name in names)
         ]
-        return all(self.makes_zero([first], dim) for dim in shared) if shared else None
 
     def makes_zero(self, names: Sequence[str], dim: Dim) -> bool:
         """Whether some operands that are zero at some positions of `dim` make the output zero."""

@@ -623,3 +623,36 @@ def test_the_command_line(tmp_path: Path) -> None:
     ):
         failed = CliRunner().invoke(main, [*arguments, "--force", *more])
         assert failed.exit_code == 2 and words in failed.output
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_codes_of_an_lstm_are_scored_by_the_scales_of_their_columns(directions: int) -> None:
+    """Of each matrix and gate, the third channel's scale is tiny."""
+    h, d = 8, directions
+    rng = np.random.default_rng(0)
+    scale = np.full((d, 4, h), 0.02, np.float32)
+    scale[..., 2] = 1e-5
+    scale = scale.reshape(d, 4 * h)
+    point = np.full((d, 4 * h), 128, np.uint8)
+    given = ["x", "w", "r", "", "", "", "", "", "scale", "point", "scale", "point"]
+    how = {"hidden_size": h, "direction": "bidirectional" if d == 2 else "forward"}
+    model = make(
+        [
+            node("DynamicQuantizeLSTM", given, ["l"], domain="com.microsoft", **how),
+            node("Transpose", ["l"], ["t"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["t", "shape"], ["f"]),
+            node("MatMul", ["f", "w2"], ["y"]),
+        ],
+        {"x": [5, 3, 6]},
+        {"y": [5, 3, 4]},
+        {
+            "w": rng.integers(1, 255, (d, 6, 4 * h)).astype(np.uint8),
+            "r": rng.integers(1, 255, (d, h, 4 * h)).astype(np.uint8),
+            **{"scale": scale, "point": point},
+            **{"shape": np.array([5, 3, -1]), "w2": np.ones((d * h, 4), np.float32)},
+        },
+        domains={"com.microsoft": 1},
+    )
+    result = onnxprune.prune(model, ratio=1 / h, round_to=1, benchmark=False)
+    assert result.plan.kept["r"][1].tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert result.report.certificate is not None and result.report.certificate.ok

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,7 @@ from tests.equivariance import (
     keeps_zero,
     one,
     prove,
+    unsaid_zeros,
     variants,
 )
 from tests.rule_cases import FOLLOWED, HAND_MADE, I64, draw, scalar
@@ -105,6 +107,38 @@ def test_a_rule_fits_every_version_of_its_operator(name: str) -> None:
         assert all(attribute in schema.attributes for schema in schemas)
     numbers = {*rule.score, *(i for term in rule.zero or () for i in term)}
     assert all(i == REST or i < max(s.max_input for s in schemas) for i in numbers)
+
+
+#: What schemas call weights; and what is added to a product or a norm, behind its weights.
+_WEIGHTS = re.compile(
+    r"W|R|w|weights?|\w+_weights?|gamma|[sS]cale|\w*norm_scale|\w+_embedding|slope"
+)
+_BIASES = re.compile(r"B|beta|bias|query_bias|\w+_experts_bias")
+#: Operands that are called so and say nothing of channels.
+NOT_SCORED = {
+    ("LinearAttention", "beta"): "computed of the data, like queries",
+    ("com.microsoft.LinearAttention", "beta"): "computed of the data, like queries",
+    ("com.microsoft.BiasSoftmax", "bias"): "a mask",
+    ("com.microsoft.GatedRelativePositionBias", "bias"): "its one axis is pinned",
+    ("com.microsoft.MulInteger", "B"): "as the other operand: elementwise, of integers",
+    ("com.microsoft.ScaledSiLU", "scale"): "one number",
+}
+
+
+@pytest.mark.parametrize("name", [each for each, rule in built_in().items() if not rule.pinned])
+def test_what_a_schema_calls_a_weight_is_scored(name: str) -> None:
+    """But biases beside codes, whose unit is another one."""
+    rule = built_in()[name]
+    coded = rule.source.startswith("quantised.toml")
+    left = {
+        (name, operand.name)
+        for schema in schemas_of(name)
+        for i, operand in enumerate(schema.inputs)
+        if i not in rule.score
+        if _WEIGHTS.fullmatch(operand.name)
+        or (_BIASES.fullmatch(operand.name) and not coded and (i > 1 or operand.name != "B"))
+    }
+    assert left == {each for each in NOT_SCORED if each[0] == name}
 
 
 def test_every_rule_has_one_of_pattern_function_and_reason() -> None:
@@ -198,16 +232,28 @@ def uncovered(case: Case) -> list[str]:
     ]
 
 
-#: Operators without a `zero`, and yet zero where what they read is zero.
+#: Operators whose output is zero where an operand is, of which their `zero` says nothing.
 SAYS_NOTHING_OF_ZERO = {
     "TopK": "its second output, the indices, is not",
+    "com.microsoft.SkipLayerNormalization": "the sum that it also gives is not",
+    "com.microsoft.SkipSimplifiedLayerNormalization": "the sum that it also gives is not",
+    "com.microsoft.EmbedLayerNormalization": "the sum that it also gives is not",
+    "com.microsoft.LinearAttention": "its second output, the state, is not",
+    "com.microsoft.LinearAttentionGate": "its second output, the update rate, is not",
+    "RMSNormalization": "with an epsilon of 0, it is no number",
+    "SimplifiedLayerNormalization": "with an epsilon of 0, it is no number",
 }
 
 
-@pytest.mark.parametrize("name", [each for each in HAND_MADE if built_in()[each].zero is None])
+@pytest.mark.parametrize("name", HAND_MADE)
 def test_an_operator_that_keeps_zero_says_so(name: str) -> None:
-    keeps = {kept for case in HAND_MADE[name]() if (kept := keeps_zero(case)) is not None}
-    assert (keeps == {True}) == (name in SAYS_NOTHING_OF_ZERO)
+    """Without a `zero`, of the first operand and of the weights; with one, of each operand."""
+    cases = list(HAND_MADE[name]())
+    keeps = {kept for case in cases if (kept := keeps_zero(case)) is not None}
+    silent = built_in()[name].zero is None and keeps == {True}
+    unsaid = [each for case in cases if (each := unsaid_zeros(case)) is not None]
+    found = silent or bool(unsaid and set.intersection(*unsaid))
+    assert found == (name in SAYS_NOTHING_OF_ZERO)
 
 
 @pytest.mark.parametrize("name", FOLLOWED)

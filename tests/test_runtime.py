@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -9,7 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.errors import BrokenModel, UnsupportedModel, UsageError
-from onnxprune.runtime import find_inputs, input_specs, make_inputs, run, session
+from onnxprune.runtime import cores, find_inputs, input_specs, make_inputs, run, session
 from tests.conftest import corpus_models
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -282,3 +283,14 @@ def test_every_real_model_runs_or_is_refused(path: Path) -> None:
     assert found.fixed == []
     outputs = run(session(path, optimize=False), found.feeds[-1])
     assert all(np.isfinite(x).all() for x in outputs.values() if x.dtype.kind == "f")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("1", 1), ("1000", None), ("", None), ("0", None), ("two", None)]
+)
+def test_cores_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, said: str, found: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert cores() == (found or allowed)

@@ -20,9 +20,7 @@ from .facts import Floats
 from .removable import Measured, consumers_of
 
 
-def measure_zero(
-    network: Network, groups: Sequence[Group], calibration: Calibration, threads: int = 1
-) -> Measured:
+def measure_zero(network: Network, groups: Sequence[Group], calibration: Calibration) -> Measured:
     """For what products read: 0 for each channel that was zero throughout, NaN for the others."""
     readers = consumers_of(network)
     known = measurable(network)
@@ -36,7 +34,7 @@ def measure_zero(
     if not wanted:
         return {}
     found: dict[str, dict[Dim, Floats]] = {}
-    for request, statistic in collect(network, list(wanted), calibration, threads=threads).items():
+    for request, statistic in collect(network, list(wanted), calibration).items():
         axis = (network.axes.get(request.tensor) or [])[request.axis]
         for dim in dict.fromkeys(wanted[request]):
             if dim in set(leaves(axis)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,16 +14,19 @@ from ..axes import Choice
 from ..calibration import Calibration
 from ..costs import Cost
 from ..groups import Group
+from ..inputs import input_specs
+from ..model import Array
 from ..network import Network
 from ..rewrite import rewrite
-from ..runtime import Feeds, run, session
+from ..runtime import Feeds, cores, run, session
 from ..words import counted
 from .beside import one_thread_each
+from .copies import with_copies
 from .parts import cut
 from .probes import distance, measured, output_kinds
 from .problem import HELD_OUT
 from .records import NOWHERE, Kept, Records, fingerprint, identity_of_job
-from .rounds import Rounds, choose_and_refit
+from .rounds import Rounds, choose_and_refit, macs_of_a_sample
 from .sites import find_sites
 from .walk import Settings, Walk, walk
 
@@ -56,12 +58,16 @@ class Outcome:
     samples: int
     #: What the calibration data was, in words.
     source: str = ""
+    #: Mirrored and moved copies of images that were fitted to beside them.
+    copies: int = 0
 
     def text(self) -> str:
         """One line for people."""
         done = sum(each.refitted for each in self.sites)
+        also = f" and {self.copies:,} copies of them, mirrored or moved" if self.copies else ""
+        layers = counted(len(self.sites), "layer")
         return (
-            f"{done} of {counted(len(self.sites), 'layer')} refitted on {self.source}: the outputs'"
+            f"{done} of {layers} refitted on {self.source}{also}: the outputs'"
             f" distance from the original's on held-out inputs went from {self.before:.3g} to"
             f" {self.after:.3g}"
         )
@@ -75,6 +81,7 @@ class Outcome:
             "after": self.after,
             "samples": self.samples,
             "source": self.source,
+            "copies": self.copies,
         }
 
 
@@ -94,6 +101,7 @@ def reconstruct(
     inputs, the model is as it was cut.
 
     Args:
+        threads: None for as many as there are cores.
         kept: the records of the command, if it is one that can be resumed.
 
     Raises:
@@ -101,13 +109,13 @@ def reconstruct(
         UnsupportedModel: the model can't be run piece by piece.
     """
     sites, skipped = find_sites(network)
-    batches = shuffled(calibration, seed)
-    settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
+    settings = Settings(threads or cores(), seed, base_dir=network.model.base_dir)
+    batches, copied = _data(network, calibration, settings)
     model = cut(network, sites, choice)
     with one_thread_each(), _records(kept, network, batches, settings) as records:
         noted = records.under(f"refit-{fingerprint(model, choice)}")
         walked = walk(network, sites, model, choice, batches, settings, progress, noted)
-    return _finished(network, choice, walked, skipped, batches, settings, calibration)
+    return _finished(network, choice, walked, skipped, batches, settings, calibration, copied)
 
 
 def choose_and_reconstruct(
@@ -128,15 +136,15 @@ def choose_and_reconstruct(
     Raises: as `reconstruct`.
     """
     sites, skipped = find_sites(network)
-    batches = shuffled(calibration, seed)
-    settings = Settings(threads or os.cpu_count() or 1, seed, base_dir=network.model.base_dir)
+    settings = Settings(threads or cores(), seed, base_dir=network.model.base_dir)
+    batches, copied = _data(network, calibration, settings)
     rounds = replace(rounds or Rounds(), settings=settings)
     about = {"walk_samples": rounds.walk_samples, "probe_samples": rounds.probe_samples}
     with one_thread_each(), _records(kept, network, batches, settings, about) as records:
         choice, walked = choose_and_refit(
             network, sites, groups, cost, amount, batches, rounds, progress, records
         )
-    return _finished(network, choice, walked, skipped, batches, settings, calibration)
+    return _finished(network, choice, walked, skipped, batches, settings, calibration, copied)
 
 
 @contextmanager
@@ -158,6 +166,27 @@ def _records(
         yield records
 
 
+def _data(
+    network: Network, calibration: Calibration, settings: Settings
+) -> tuple[list[Feeds], int]:
+    """All batches, with copies of the images where they are few; and how many copies."""
+    batches = shuffled(calibration, settings.seed)
+    if not calibration.real:
+        return batches, 0
+    proto = network.model.proto
+    live: Any = None
+
+    def original(feeds: Feeds) -> Mapping[str, Array]:
+        nonlocal live
+        live = live or session(
+            proto, optimize=True, threads=settings.threads, base_dir=settings.base_dir
+        )
+        return run(live, feeds)
+
+    macs = macs_of_a_sample(network, batches[0])
+    return with_copies(batches, input_specs(proto), macs, original, settings.seed)
+
+
 def shuffled(calibration: Calibration, seed: int, size: int = 64) -> list[Feeds]:
     """All batches of calibration data, samples in random order: at least two where it can be."""
     count = calibration.samples
@@ -176,6 +205,7 @@ def _finished(
     batches: Sequence[Feeds],
     settings: Settings,
     calibration: Calibration,
+    copied: int,
 ) -> Outcome:
     """What came out, or the model as it was cut where that is better on held-out inputs."""
     every = min(HELD_OUT, len(batches))
@@ -193,8 +223,9 @@ def _finished(
         skipped,
         before,
         min(before, after),
-        sum(len(next(iter(feeds.values()))) for feeds in batches),
+        sum(len(next(iter(feeds.values()))) for feeds in batches) - copied,
         calibration.source,
+        copied,
     )
 
 

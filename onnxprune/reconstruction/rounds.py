@@ -167,7 +167,7 @@ def _sensitivities(
     readers = readers_of(network, looked, writer, choice)
     count = len(readers.keys() & {group.dim for group in groups})
     # Half of the network runs for each.
-    work = count * len(plan.shares) / 2 * _macs_of_a_sample(network, batches[0])
+    work = count * len(plan.shares) / 2 * macs_of_a_sample(network, batches[0])
     samples = int(_WORK / max(work, 1.0))
     shares = plan.shares if samples >= _LEAST else _FEWER
     few = some(batches, min(plan.probe_samples, max(samples, _LEAST)))
@@ -181,7 +181,8 @@ def _sensitivities(
         return measure(groups, readers, prober, choice, shares, plan.least, progress, records)
 
 
-def _macs_of_a_sample(network: Network, feeds: Feeds) -> float:
+def macs_of_a_sample(network: Network, feeds: Feeds) -> float:
+    """Multiply-accumulates of the whole network for one sample of a batch."""
     macs = macs_cost(network, {name: x.shape for name, x in feeds.items()}).total()
     return macs / max(len(next(iter(feeds.values()))), 1)
 

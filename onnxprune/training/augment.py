@@ -1,7 +1,6 @@
 """More images out of those that there are: mirrored, moved by a few pixels, mixed two by two.
 
-Whether that makes sense is for the original to say: a mirrored digit is none, and a mirrored dog is
-one. What it puts into the same class as before is of its world.
+What is done to which images, `pictures` says.
 """
 
 from __future__ import annotations
@@ -12,32 +11,17 @@ import torch
 from torch import Tensor
 
 from ..inputs import InputSpec
-from ..preprocess import is_image
+from ..pictures import STAYS, farthest, image_layouts
 from .settings import AUGMENTATIONS
 
 #: From images `[n, c, h, w]`, others, and numbers between 0 and 1 `[3, n]`: images.
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-#: The share of images that have to stay in their class for an augmentation to be used.
-STAYS = 0.8
-#: Images move by this share of their size at most.
-_FAR = 1 / 8
-#: Both sides of an image have at least so many pixels; anything smaller is taken for no image.
-_LEAST = 16
-
 
 def images_among(specs: Sequence[InputSpec], feeds: Mapping[str, Tensor]) -> dict[str, bool]:
     """The inputs that are images, and whether their channels stand last (NHWC)."""
-    found = {}
-    for spec in specs:
-        x = feeds.get(spec.name)
-        if x is None or not is_image(spec) or not x.is_floating_point():
-            continue
-        last = x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
-        sides = x.shape[1:3] if last else x.shape[2:4]
-        if min(sides) >= _LEAST and x.shape[3 if last else 1] in (1, 3, 4):
-            found[spec.name] = last
-    return found
+    shapes = {name: x.shape for name, x in feeds.items() if x.is_floating_point()}
+    return image_layouts(specs, shapes)
 
 
 class Augmentation:
@@ -114,7 +98,7 @@ def _flipped(x: Tensor, rng: torch.Generator) -> Tensor:
 def _shifted(x: Tensor, rng: torch.Generator) -> Tensor:
     """Images `[n, c, h, w]`, each moved by its own offset; what comes in is mirrored."""
     n, _, h, w = x.shape
-    far = (max(1, int(h * _FAR)), max(1, int(w * _FAR)))
+    far = (farthest(h), farthest(w))
     wide = torch.nn.functional.pad(x, (far[1], far[1], far[0], far[0]), mode="reflect")
     rows, columns = (
         (torch.randint(2 * most + 1, (n, 1), generator=rng) + torch.arange(size)).to(x.device)
@@ -147,4 +131,4 @@ def fitting(
         after = classes(changed)
         if after is not None and float((after == before).float().mean()) >= STAYS:
             found.append(way)
-    return [*found, "mixup", "cutmix"] if found else []
+    return [*found, "mixup"] if found else []

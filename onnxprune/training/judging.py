@@ -48,22 +48,21 @@ class Score:
         return asdict(self)
 
 
-def better(new: Score, best: Score, before: Score, top: float) -> bool:
+def better(new: Score, best: Score, top: float) -> bool:
     """Whether `new` takes the place of the best so far.
 
     By labels the higher accuracy is better, if only by one sample. Agreement and distance are two
     measures of one thing, and distance is the finer: from epoch to epoch, agreement on some hundred
     samples jumps by more than the model gets better, and its highest value is luck. So of all that
-    agree with the original as often as `before`, and within a standard error as often as the best
-    did, the least distance is taken.
+    agree with the original as often as the best did, within a standard error, the one at the least
+    distance is taken.
 
     Args:
-        before: of the model as it came.
-        top: the highest agreement so far, that of `new` included.
+        top: the highest agreement so far, those of `new` and of the model as it came included.
     """
     if new.accuracy is not None or new.agreement is None:
         return (new.first, -new.distance) > (best.first, -best.distance)
-    least = max(before.first, top - math.sqrt(top * (1 - top) / max(new.compared, 1)))
+    least = top - math.sqrt(top * (1 - top) / max(new.compared, 1))
     if best.first < least:
         return new.first >= least
     return new.first >= least and new.distance < best.distance

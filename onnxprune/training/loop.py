@@ -247,7 +247,7 @@ class Trainer:
     def _better(self, score: Score, found: History) -> bool:
         seen = [each["agreement"] or 0.0 for each in found.history]
         top = max(found.before.first, score.first, *seen)
-        return better(score, found.after, found.before, top)
+        return better(score, found.after, top)
 
     def _tell(self, found: History, loss: float, score: Score) -> None:
         if self.workers.first:

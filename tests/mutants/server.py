@@ -66,9 +66,26 @@ class Baseline:
     sources: str
     #: Tests that fail on the unchanged program: they are left out.
     failing: list[str]
+    #: What the tests are of: a digest of each file.
+    files: dict[str, str]
 
     def knows(self, test: str) -> bool:
+        """Whether a test was run, as it is now."""
         return test in self.seconds or test in self.failing
+
+    def current(self) -> Baseline:
+        """Without the tests of files that have changed since."""
+
+        def same(test: str) -> bool:
+            return _file(test) in files
+
+        files = {file: was for file, was in self.files.items() if was == digest([ROOT / file])}
+        seconds = {test: seconds for test, seconds in self.seconds.items() if same(test)}
+        tests = {
+            file: {line: [*filter(same, tests)] for line, tests in lines.items()}
+            for file, lines in self.tests.items()
+        }
+        return Baseline(seconds, tests, self.sources, [*filter(same, self.failing)], files)
 
     def joined(self, other: Baseline) -> Baseline:
         """With what another one says of other tests."""
@@ -80,7 +97,8 @@ class Baseline:
             for file, lines in other.tests.items()
         }
         seconds = {**self.seconds, **other.seconds}
-        return Baseline(seconds, tests, other.sources, self.failing + other.failing)
+        failing, files = self.failing + other.failing, {**self.files, **other.files}
+        return Baseline(seconds, tests, other.sources, failing, files)
 
     def of(self, mutant: Mutant, limit: float) -> list[str]:
         """The tests for a mutant, the quickest first; only those that take `limit` at most."""
@@ -159,7 +177,8 @@ class Server:
                 }
                 for file in files
             }
-            _write(Baseline(seconds, tests, digest(files), failing), target)
+            of = {file: digest([ROOT / file]) for file in sorted(set(map(_file, began)))}
+            _write(Baseline(seconds, tests, digest(files), failing, of), target)
             return 0
 
         outcome = run_forked(execute, self.state / "log", seconds=3600, memory=_MEMORY)
@@ -228,8 +247,13 @@ def _write(baseline: Baseline, path: Path) -> None:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """Another one where one of the files is another."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """Another one where one of the files is another, or is gone."""
+    contents = (file.read_bytes() if file.exists() else b"" for file in files)
+    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def _forget() -> None:
@@ -303,7 +327,7 @@ def _start_anew(mutant: Mutant, names: Sequence[str], baseline: Baseline) -> int
     for name in [each for each in sys.modules if each.split(".")[0] in ("onnxprune", "tests")]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder(mutant))
-    files = dict.fromkeys(name.partition("::")[0] for name in names)
+    files = dict.fromkeys(map(_file, names))
     server = Server(lambda server: server.run(names, baseline, 30), Path())
     return int(pytest.main([*options(), *files], plugins=[server]))
 
