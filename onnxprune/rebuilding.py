@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .axes import Choice, Index, Rows, kept_size
-from .calibration import Calibration, CalibrationData
+from .calibration import SYNTHETIC_SAMPLES, Calibration, CalibrationData
 from .model_costs import macs_cost
 from .network import Network
 from .planning import Planner
 from .reconstruction import Kept, Outcome, Rounds, choose_and_reconstruct, reconstruct
 from .rounding import steps_of
+
+#: Noise says less than data: so many samples are made, as long as one pass over all of them takes
+#: no more multiply-accumulates than this.
+_SYNTHETIC, _SYNTHETIC_WORK = 2000, 2e11
 
 
 @dataclass
@@ -27,7 +31,12 @@ class Rebuilder:
     kept: Kept | None = None
 
     def _open(self, network: Network) -> Calibration:
-        return self.data.open(network.model.proto, network.model.base_dir)
+        data = self.data
+        if isinstance(data.source, str) and data.source == "synthetic" and data.samples is None:
+            macs = max(macs_cost(network, data.shapes).total(), 1.0)
+            affordable = int(_SYNTHETIC_WORK / macs)
+            data = replace(data, samples=max(SYNTHETIC_SAMPLES, min(_SYNTHETIC, affordable)))
+        return data.open(network.model.proto, network.model.base_dir)
 
     def refit(self, network: Network, choice: Choice) -> Outcome:
         """The model with a given choice, refitted."""

@@ -67,9 +67,9 @@ class Outcome:
         also = f" and {self.copies:,} copies of them, mirrored or moved" if self.copies else ""
         layers = counted(len(self.sites), "layer")
         return (
-            f"{done} of {layers} refitted on {self.source}{also}: the outputs'"
-            f" distance from the original's on held-out inputs went from {self.before:.3g} to"
-            f" {self.after:.3g}"
+            f"{done} of {layers} refitted on {self.source}{also}: the outputs' distance from the"
+            f" original's on held-out {'copies' if self.copies else 'inputs'} went from"
+            f" {self.before:.3g} to {self.after:.3g}"
         )
 
     def to_dict(self) -> dict[str, Any]:
