@@ -115,9 +115,10 @@ def _remove_unread(graph: GraphProto, names: set[str]) -> None:
     while todo:
         name = todo.pop()
         node = makers.get(name)
-        if uses[name] or name in gone or (node and any(uses[each] for each in node.output)):
+        if uses[name] or name in gone or (node and any(uses[each] for each in node.output if each)):
             continue
-        gone.update(node.output if node else [name])
+        # An output that is left out has no name, and is not the same as that of another node.
+        gone.update([each for each in node.output if each] if node else [name])
         if node:
             read = reads(node)
             uses.subtract(read)

@@ -106,6 +106,19 @@ def test_what_else_reads_the_zeros_keeps_them() -> None:
         np.testing.assert_array_equal(before, after)
 
 
+def test_outputs_without_a_name_are_not_one_tensor() -> None:
+    """What made the zeros and the cell both have an output that is left out."""
+    model = stacked("LSTM", dynamic=False)
+    states = next(n for n in model.graph.node if n.output[0] == "state0")
+    states.CopyFrom(node("Split", ["states"], ["state0", ""], axis=0))
+    for cell in model.graph.node:
+        if cell.op_type == "LSTM":
+            cell.output.extend(["", f"{cell.output[0]}_c"])
+    loaded = load(model).proto
+    assert [n.op_type for n in loaded.graph.node].count("LSTM") == 2
+    assert "Split" not in {n.op_type for n in loaded.graph.node}
+
+
 def test_a_concatenation_is_zero_only_where_all_of_it_is() -> None:
     for fill in (0.0, 1.0):
         model = stacked("GRU", dynamic=False)
