@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -131,27 +132,38 @@ def one_shot(model: Model, example: Tensor, kept: float) -> dict[str, tuple[nn.M
 
 
 def _within(
-    model: Model,
-    example: Tensor,
-    kept: float,
-    everywhere: bool,
-    spared: bool,
+    model: Model, example: Tensor, kept: float, everywhere: bool, spared: bool
 ) -> tuple[nn.Module, float] | None:
     whole = Rebuilt(model).eval()
+    try:
+        tries = list(
+            bisected(whole, example, kept, lambda m, r: _cut(m, example, r, everywhere, spared))
+        )
+    except (RuntimeError, IndexError, ValueError):  # what it cut no longer fits together
+        return None
+    return max((each for each in tries if each[1] <= kept), key=lambda each: each[1], default=None)
+
+
+def bisected(
+    whole: nn.Module,
+    example: Tensor,
+    kept: float,
+    cut: Callable[[Any, float], Any],
+    halvings: int = HALVINGS,
+) -> Iterator[tuple[nn.Module, float]]:
+    """Cuts at ratios nearer and nearer to the one that leaves `kept` of the MACs, and their shares.
+
+    Args:
+        cut: what cuts a copy of `whole` at one ratio.
+    """
     macs, _ = tp.utils.count_ops_and_params(copy.deepcopy(whole), example)
-    low, high, best = 0.0, 0.98, None
-    for _ in range(HALVINGS):
+    low, high = 0.0, 0.98
+    for _ in range(halvings):
         ratio = (low + high) / 2
-        try:
-            made = _cut(copy.deepcopy(whole), example, ratio, everywhere, spared)
-            left, _ = tp.utils.count_ops_and_params(copy.deepcopy(made), example)
-        except (RuntimeError, IndexError, ValueError):  # what it cut no longer fits together
-            return None
-        if left / macs > kept:
-            low = ratio
-        else:
-            high, best = ratio, (made, left / macs)
-    return best
+        made = cut(copy.deepcopy(whole), ratio)
+        left, _ = tp.utils.count_ops_and_params(copy.deepcopy(made), example)
+        yield made, left / macs
+        low, high = (ratio, high) if left / macs > kept else (low, ratio)
 
 
 def _cut(whole: Rebuilt, example: Tensor, ratio: float, everywhere: bool, spared: bool) -> Any:

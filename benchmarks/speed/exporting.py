@@ -9,7 +9,6 @@ Weights are random (seeded); inputs are `[1, 3, 224, 224]`. Torch-Pruning's file
 from __future__ import annotations
 
 import argparse
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -54,22 +53,16 @@ def torch_pruned(module: Any, kept: float, round_to: int | None) -> Any:
     Its pruning ratio is one number for all layers here; bisection finds the one that leaves the
     MACs nearest to those wanted.
     """
-    import torch_pruning as tp
+    from benchmarks.one_shot import bisected
 
     example = torch.randn(1, 3, 224, 224)
-    before, _ = tp.utils.count_ops_and_params(copy.deepcopy(module), example)
-    low, high, best = 0.0, 0.95, None
-    for _ in range(7):
-        ratio = (low + high) / 2
-        made = _cut(tp, copy.deepcopy(module), example, ratio, round_to)
-        after, _ = tp.utils.count_ops_and_params(copy.deepcopy(made), example)
-        if best is None or abs(after / before - kept) < abs(best[0] - kept):
-            best = (after / before, made)
-        low, high = (ratio, high) if after / before > kept else (low, ratio)
-    return best[1] if best else module
+    tries = bisected(module, example, kept, lambda m, ratio: _cut(m, example, ratio, round_to), 7)
+    return min(tries, key=lambda each: abs(each[1] - kept))[0]
 
 
-def _cut(tp: Any, module: Any, example: Any, ratio: float, round_to: int | None) -> Any:
+def _cut(module: Any, example: Any, ratio: float, round_to: int | None) -> Any:
+    import torch_pruning as tp
+
     attention = [m for m in module.modules() if isinstance(m, torch.nn.MultiheadAttention)]
     ignored = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and _is_head(m)]
     pruner = tp.pruner.MagnitudePruner(
