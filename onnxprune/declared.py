@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 
-import onnx
 from onnx import ModelProto, TensorProto, TensorShapeProto
 
 from .external import is_external
 from .model import LONGEST, Model, copy_fields, graphs
+from .shape_inference import infer_shapes
 
 
 def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
@@ -20,7 +20,7 @@ def declared_shapes(model: Model) -> dict[str, list[int | str | None]]:
     skeleton = without_weights(model)
     # Half-known shapes are better than none: what stays unknown is pinned.
     with contextlib.suppress(Exception):
-        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        skeleton = infer_shapes(skeleton)
     found: dict[str, list[int | str | None]] = {}
     known: dict[bytes, list[int | str | None]] = {}
     for graph in graphs(skeleton.graph) if len(model.graphs) > 1 else (skeleton.graph,):

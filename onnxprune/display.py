@@ -276,7 +276,7 @@ def show_inspection(console: Console, found: Inspection, everything: bool) -> No
     )
     if found.macs and found.macs_left_at_half is not None:
         console.print(
-            f"{number(found.macs)} MACs (dynamic sizes as 1); halving leaves"
+            f"{number(found.macs)} MACs (dynamic sizes as {found.dynamic}); halving leaves"
             f" {percent(found.macs_left_at_half)}, at least"
             f" {percent(found.least_macs_left or 0)}."
         )

@@ -19,6 +19,7 @@ from .groups import Group, pinned_axes
 from .model import node_name
 from .model_costs import macs_cost
 from .network import Network
+from .shapes import dynamic_size
 from .tables import operator_name
 from .words import near
 
@@ -40,7 +41,7 @@ class GroupInfo:
     parameters: int
     #: How many choices of channels there are: one for each head or group, or 1.
     choices: int = 1
-    #: Multiply-accumulates of one run that its channels are part of (dynamic sizes are 1).
+    #: Multiply-accumulates of one run that its channels are part of (dynamic sizes are `dynamic`).
     macs: float | None = None
     #: Of the kernels that work on its channels, in one run; where time was measured.
     ms: float | None = None
@@ -85,10 +86,12 @@ class Inspection:
     left_at_half: float
     #: The share of parameters left when one channel of every group stays: no less is possible.
     least_left: float = 1.0
-    #: Multiply-accumulates of one run (dynamic sizes are 1), and the shares that are left of them.
+    #: Multiply-accumulates of one run (dynamic sizes are `dynamic`), and shares left of them.
     macs: float | None = None
     macs_left_at_half: float | None = None
     least_macs_left: float | None = None
+    #: The size that MACs are counted at where the file leaves one open; the batch is 1.
+    dynamic: int = 1
     #: Of all kernels in one run, as onnxruntime's profile has it; where time was measured.
     ms: float | None = None
     #: Of those that stand for no node of the file, by operator.
@@ -169,6 +172,7 @@ def weigh(found: Inspection, network: Network, groups: Sequence[Group]) -> Inspe
         macs=whole,
         macs_left_at_half=shares[0],
         least_macs_left=shares[1],
+        dynamic=dynamic_size(network.model.proto),
         weights={
             name: WeightInfo(list(network.model.constants[name].dims), list(readers[name]))
             for name in dict.fromkeys(names)

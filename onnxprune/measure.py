@@ -59,7 +59,8 @@ def count(
     runs; both branches of an If are counted.
 
     Args:
-        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open are 1.
+        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open have
+            `shapes.dynamic_size`, mostly 1.
         loaded: what `model` holds, where it has been read already.
         without: names of tensors that are not counted.
 

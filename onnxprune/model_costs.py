@@ -26,7 +26,8 @@ def macs_cost(network: Network, input_shapes: Mapping[str, Sequence[int]] | None
     """Multiply-accumulates of one run, as `measure.count` has them.
 
     Args:
-        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open are 1.
+        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open have
+            `shapes.dynamic_size`, mostly 1.
 
     Raises:
         UsageError: ``input_shapes`` contradicts the model.

@@ -11,6 +11,7 @@ seconds. What it can't follow is helped along in two ways:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -28,8 +29,9 @@ from onnx import (
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.inputs import Array, bound, free_dims, input_specs, shape_of
+from onnxprune.inputs import Array, batch_dims, bound, free_dims, input_specs, shape_of
 from onnxprune.runtime import run, session
+from onnxprune.shape_inference import infer_shapes, negative_size, windows_fit, without_slices
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -48,20 +50,21 @@ def infer(
 
     Args:
         model: with functions inlined; its weights are not read.
-        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open are 1.
+        input_shapes: `{input: [d, ...]}`; dynamic dims that it leaves open have
+            :func:`dynamic_size`.
 
     Raises:
         UsageError: ``input_shapes`` contradicts the model.
     """
     copy = weightless(model)
-    _fix_inputs(copy, input_shapes)
     for graph in graphs(copy.graph):
         _stand_in(graph)
+    _fix_inputs(copy, input_shapes, dynamic_size(copy, input_shapes))
     known = -1
     scopes: list[dict[str, Shape]] = []
     for _ in range(_ROUNDS):
         try:
-            inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+            inferred = infer_shapes(copy)
         except Exception:  # of several types; what it can't read stays unknown
             inferred = copy
         scopes = list(_scopes(inferred.graph, {}))
@@ -133,10 +136,42 @@ def _strip(source: GraphProto, target: GraphProto) -> None:
                 new.attribute.append(attribute)
 
 
-def _fix_inputs(model: ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> None:
+#: tried for dynamic dims, until no window is larger than what it is laid over
+_SIZES = (1, 64, 224, 1024, 16384)
+
+
+def dynamic_size(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """The size at which MACs are counted for dynamic dims that no one has given a size: mostly 1.
+
+    A network of convolutions without padding has no output for an image of one pixel. Such a one
+    has the first of 64, 224, 1024 and 16384 at which no tensor has a negative size, or else 1.
+
+    Raises:
+        UsageError: ``input_shapes`` contradicts the model.
+    """
+    specs = input_specs(model)
+    if not set(free_dims(specs)) - batch_dims(specs) - bound(specs, input_shapes).keys():
+        return 1
+    for size in _SIZES:
+        copy = weightless(model)
+        _fix_inputs(copy, input_shapes, size)
+        if windows_fit(copy):
+            return size
+        with contextlib.suppress(Exception):  # of several types
+            copy = onnx.shape_inference.infer_shapes(without_slices(copy), data_prop=True)
+            if not negative_size(copy):
+                return size
+    return 1
+
+
+def _fix_inputs(
+    model: ModelProto, shapes: Mapping[str, Sequence[int]] | None, dynamic: int
+) -> None:
+    """Give every input a shape: dims that are first and dynamic, the batch, are 1 if not given."""
     specs = {spec.name: spec for spec in input_specs(model)}
     known = list(specs.values())
-    sizes = dict.fromkeys(free_dims(known), 1) | bound(known, shapes)
+    free = dict.fromkeys(free_dims(known), dynamic) | dict.fromkeys(batch_dims(known), 1)
+    sizes = free | bound(known, shapes)
     for value in model.graph.input:
         if value.name in specs:
             shape = shape_of(specs[value.name], sizes)

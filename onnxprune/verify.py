@@ -12,6 +12,7 @@ from .comparison import compare, interface_differences
 from .data_sizes import sized_by_data
 from .errors import CheckFailed, OnnxPruneError
 from .runtime import FoundInputs, run, session
+from .shape_inference import infer_shapes
 from .shapes import weightless
 
 
@@ -94,7 +95,7 @@ def checks_out(path: Path | None, proto: ModelProto) -> bool:
 def _strict(proto: ModelProto) -> str | None:
     """Why strict shape inference refuses a model; None where it does not."""
     try:
-        onnx.shape_inference.infer_shapes(weightless(proto), strict_mode=True, data_prop=True)
+        infer_shapes(weightless(proto), strict=True)
     except Exception as error:  # its exception types differ between versions of onnx
         return _line(error)
     return None

@@ -94,9 +94,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is computed: a word for each site that is looked at or solved, and each group."""
+    """What is computed: a word for each site that is looked at or solved, and each group probed."""
     found: list[str] = []
-    refit, eliminate = walk._Walker._do, rounds.measure.__globals__["eliminate"]
+    refit, curve = walk._Walker._do, rounds.measure.__globals__["_curve"]
 
     def solved(self: Any, step: Any) -> Any:
         found.append("look" if self.settings.only_look else "refit")
@@ -104,10 +104,10 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def probed(*arguments: Any, **more: Any) -> Any:
         found.append("group")
-        return eliminate(*arguments, **more)
+        return curve(*arguments, **more)
 
     monkeypatch.setattr(walk._Walker, "_do", solved)
-    monkeypatch.setitem(rounds.measure.__globals__, "eliminate", probed)
+    monkeypatch.setitem(rounds.measure.__globals__, "_curve", probed)
     return found
 
 

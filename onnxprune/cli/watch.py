@@ -121,6 +121,10 @@ def _interrupt(pid: int) -> None:
         os.kill(pid, signal.SIGINT)
 
 
+#: Stages in which onnxruntime runs nothing yet.
+_READING = ("", "load", "read axes", "group")
+
+
 def _ending(number: int, stage: str) -> tuple[int, str]:
     """Exit code and message for a command that a signal ended."""
     where = f" (stage: {stage})" if stage else ""
@@ -133,7 +137,12 @@ def _ending(number: int, stage: str) -> tuple[int, str]:
             f"killed{where}, by the system if memory ran out; nothing was written. A smaller"
             " --calibration-samples, or --no-verify, takes less"
         )
+    advice = (
+        "The file may be damaged: try onnx.checker.check_model on it"
+        if stage in _READING
+        else "The model makes it fail: try --no-verify --no-benchmark, which does not run it"
+    )
     return 1, (
         f"onnxruntime or onnx crashed ({signal.Signals(number).name}){where}; nothing was written."
-        " The model makes it fail: try --no-verify --no-benchmark, which does not run it"
+        f" {advice}"
     )

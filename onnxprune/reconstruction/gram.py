@@ -17,6 +17,9 @@ from ..model import Array
 
 Matrix = NDArray[np.float64]
 
+#: What is added up when rows are.
+_SUMS = ("xx", "xy", "yy", "sx", "sy")
+
 
 class Gram:
     """XᵀX `[g, k, k]`, XᵀY `[g, k, o]` and what goes with them, of rows shifted by x0 and y0.
@@ -68,15 +71,16 @@ class Gram:
 
     def __iadd__(self, other: Gram) -> Gram:
         self.rows += other.rows
-        for name in ("xx", "xy", "yy", "sx", "sy"):
+        for name in _SUMS:
             mine: Matrix = getattr(self, name)
             mine += getattr(other, name)
         return self
 
     def __add__(self, other: Gram) -> Gram:
-        both = Gram.like(self)
-        both += self
-        both += other
+        both = copy(self)
+        both.rows = self.rows + other.rows
+        for name in _SUMS:
+            setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
     def covariance(self) -> tuple[Matrix, Matrix]:

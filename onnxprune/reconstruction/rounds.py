@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from ..network import Network
 from ..runtime import Feeds, run, session
 from ..solver import Limit, Problem
 from ..trials.identity import digest
+from .aside import put_aside
 from .parts import cut
 from .probes import Prober, measured
 from .records import NOWHERE, Records, fingerprint
@@ -176,8 +179,11 @@ def _sensitivities(
     original = session(whole, optimize=True, threads=threads, base_dir=base_dir)
     wanted = [run(original, feeds) for feeds in few]
     del original  # it holds the weights twice
-    with Store() as store:
-        prober = Prober(looked.model, few, wanted, store, ranks, base_dir=base_dir, threads=threads)
+    with Store() as store, TemporaryDirectory(prefix="onnxprune-") as folder:
+        model = looked.model
+        if (light := put_aside(model, Path(folder))) is not None:
+            model, base_dir = light, Path(folder)
+        prober = Prober(model, few, wanted, store, ranks, base_dir=base_dir, threads=threads)
         return measure(groups, readers, prober, choice, shares, plan.least, progress, records)
 
 

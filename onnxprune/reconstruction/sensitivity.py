@@ -16,6 +16,7 @@ import numpy as np
 from ..axes import Choice, Dim, Index
 from ..groups import Group
 from ..network import Network
+from .beside import in_order
 from .consumers import layouts
 from .eliminate import Consumer, Order, eliminate
 from .gram import Matrix
@@ -100,6 +101,15 @@ def measure(
         key=lambda group: min(reader.site.index for reader in readers[group.dim]),
     )
     known = records.leading(len(ordered))
+    threads = prober.frontier.threads
+
+    def eliminated(group: Group) -> Order:
+        consumers = [reader.consumer for reader in readers[group.dim]]
+        return eliminate(consumers, channels[group.dim], least, threads=threads)
+
+    # Which goes first in the next group is found while this one is probed: most groups have one
+    # consumer, and elimination keeps one core at work.
+    orders = in_order(eliminated, ordered[len(known) :], min(threads, 2))
     found = []
     for i, group in enumerate(ordered):
         progress(f"probe {i + 1}/{len(ordered)}")
@@ -109,8 +119,7 @@ def measure(
             found.append(sensitivity_of(known[i], groups))
             continue
         here = channels[group.dim]
-        consumers = [reader.consumer for reader in mine]
-        order = eliminate(consumers, here, least, threads=prober.frontier.threads)
+        order = next(orders)
         count = len(here)
         widths = sorted({max(least, round(count * share)) for share in shares} - {count})
         probes = {}

@@ -46,11 +46,13 @@ class Fit:
 def factor(xx: Matrix, ridge: float) -> Matrix:
     """The Cholesky factor of `xx + ridge · D`, with as much more ridge as it takes to exist."""
     k = xx.shape[-1]
-    scale = np.trace(xx, axis1=1, axis2=2)[:, None, None] / k
+    scale = np.trace(xx, axis1=1, axis2=2)[:, None] / k
     scale = np.where(scale > 0, scale, 1.0)
     for _ in range(12):
+        shifted = xx.copy()
+        shifted[:, range(k), range(k)] += ridge * scale
         try:
-            lower = np.linalg.cholesky(xx + ridge * scale * np.eye(k))
+            lower = np.linalg.cholesky(shifted)
         except np.linalg.LinAlgError:
             ridge *= 10
             continue
