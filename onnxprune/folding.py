@@ -25,6 +25,7 @@ from .model import (
     replace_value,
     subgraphs,
 )
+from .unread import remove_unread
 
 _WRITES = frozenset({"ScatterND", "ScatterElements", "Scatter"})
 #: What indices and updates are made with.
@@ -96,11 +97,12 @@ class _Folder:
                 self.makers.update((name, node) for name in node.output)
             elif known and node.op_type in _WRITES and self._fold(node):
                 done.append(node)
-        idle = {name for name, count in self.uses.items() if not count}
-        for node in done:
-            self._remove(node)
+        folded = {node.output[0] for node in done} - {""}
+        for i in reversed(range(len(self.graph.node))):
+            if not folded.isdisjoint(self.graph.node[i].output):
+                del self.graph.node[i]
         if done:
-            self._drop({name for name, count in self.uses.items() if not count} - idle)
+            remove_unread(self.graph, {*folded, *(name for node in done for name in reads(node))})
 
     def _fold(self, node: NodeProto) -> bool:
         value = self._evaluate(node)
@@ -150,28 +152,6 @@ class _Folder:
                         node.input[i] = new
                 todo.extend(subgraphs(node))
         self.uses[new] += self.uses.pop(old, 0)
-
-    def _remove(self, node: NodeProto) -> None:
-        """Take out `node`, and what was only there for it."""
-        todo = [node]
-        while todo:
-            node = todo.pop()
-            self.graph.node.remove(node)
-            for name in reads(node):
-                self.uses[name] -= 1
-                maker = self.makers.get(name)
-                if maker is not None and not any(self.uses[each] > 0 for each in maker.output):
-                    todo.append(maker)
-
-    def _drop(self, names: set[str]) -> None:
-        """Take out the constants that only the removed nodes have read."""
-        for i in reversed(range(len(self.graph.initializer))):
-            if self.graph.initializer[i].name in names & self.stored.keys():
-                del self.graph.initializer[i]
-        for i in reversed(range(len(self.graph.node))):
-            node = self.graph.node[i]
-            if node.op_type == "Constant" and node.output[0] in names:
-                del self.graph.node[i]
 
 
 def _readable(tensor: TensorProto) -> bool:

@@ -17,7 +17,7 @@ from .axes import Axis, Concat, Dim, Product, leaves, resolve
 from .errors import UsageError
 from .groups import Group, pinned_axes
 from .model import node_name
-from .model_costs import macs_cost
+from .model_costs import macs_cost, parameters_cost
 from .network import Network
 from .shapes import dynamic_size
 from .tables import operator_name
@@ -141,13 +141,13 @@ class Inspection:
 
 def weigh(found: Inspection, network: Network, groups: Sequence[Group]) -> Inspection:
     """The same with what it costs: MACs, and the least that could be left."""
-    cost = macs_cost(network)
-    whole = cost.total()
     free = [group for group in groups if group.role != "second-factor"]
+    halves = {group.dim: max(1, group.size // 2) for group in free}
+    least = {group.dim: 1 for group in free}
+    cost, parameters = macs_cost(network), parameters_cost(network)
+    whole, counted = cost.total(), parameters.total()
     shares: list[float | None] = [None, None]
     if whole:
-        halves = {group.dim: max(1, group.size // 2) for group in free}
-        least = {group.dim: 1 for group in free}
         shares = [cost.total(widths) / whole for widths in (halves, least)]
     infos = [
         replace(
@@ -168,7 +168,9 @@ def weigh(found: Inspection, network: Network, groups: Sequence[Group]) -> Inspe
     return replace(
         found,
         groups=infos,
-        least_left=share_left(network, {group.dim: 1 / group.size for group in free}),
+        parameters=round(counted),
+        left_at_half=parameters.total(halves) / counted if counted else 1.0,
+        least_left=parameters.total(least) / counted if counted else 1.0,
         macs=whole,
         macs_left_at_half=shares[0],
         least_macs_left=shares[1],

@@ -7,14 +7,14 @@ says nothing, but through it every layer would have to keep the same channels.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from .external import is_external
-from .model import attributes, constant_tensor, graphs, reads, tensor_array
+from .model import attributes, constant_tensor, graphs, tensor_array
+from .unread import remove_unread
 
 #: The operands that are initial states; without them, they are zero (the ONNX specification).
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
@@ -48,7 +48,7 @@ def _drop(graph: GraphProto, cells: Iterable[NodeProto]) -> None:
         while node.input and not node.input[-1]:
             del node.input[-1]
     if dropped:
-        _remove_unread(graph, dropped)
+        remove_unread(graph, dropped)
 
 
 class _Zeros:
@@ -102,35 +102,6 @@ def _is_zero(tensor: TensorProto) -> bool:
     if is_external(tensor) or tensor.data_type == TensorProto.STRING:
         return False
     return math.prod(tensor.dims) <= _MOST and not tensor_array(tensor, Path()).any()
-
-
-def _remove_unread(graph: GraphProto, names: set[str]) -> None:
-    """Take out what makes these tensors, and what only that has read."""
-    makers = {name: node for node in graph.node for name in node.output if name}
-    uses = Counter(value.name for value in graph.output)
-    for node in graph.node:
-        uses.update(reads(node))
-    gone: set[str] = set()
-    todo = list(names)
-    while todo:
-        name = todo.pop()
-        node = makers.get(name)
-        if uses[name] or name in gone or (node and any(uses[each] for each in node.output if each)):
-            continue
-        # An output that is left out has no name, and is not the same as that of another node.
-        gone.update([each for each in node.output if each] if node else [name])
-        if node:
-            read = reads(node)
-            uses.subtract(read)
-            todo.extend(read)
-    given = {value.name for value in graph.input}
-    for i in reversed(range(len(graph.node))):
-        if gone.intersection(graph.node[i].output):
-            del graph.node[i]
-    for i in reversed(range(len(graph.initializer))):
-        name = graph.initializer[i].name
-        if name in gone and name not in given:
-            del graph.initializer[i]
 
 
 def _standard(node: NodeProto) -> bool:

@@ -440,6 +440,26 @@ def test_a_constant_with_other_readers_keeps_its_value() -> None:
     assert (read.read("fixed") == bias * [1, 0, 1, 1]).all()
 
 
+def test_nothing_is_left_of_a_constant_that_is_written_into_twice() -> None:
+    """ConViT's tables of positions were in the file three times over."""
+    table = weight("table", 4)
+    made = make(
+        [
+            node("ScatterElements", ["table", "first", "zeros"], ["once"]),
+            node("ScatterElements", ["once", "second", "zeros"], ["twice"]),
+            node("Add", ["x", "twice"], ["a"]),
+            node("Add", ["a", "table"], ["y"]),
+        ],
+        {"x": ["N", 4]},
+        {"y": ["N", 4]},
+        {"table": table, "first": ints(1), "second": ints(2), "zeros": np.zeros(1, np.float32)},
+    )
+    read = load(made)
+    assert {each.name for each in read.proto.graph.initializer} == {"table", "twice"}
+    assert [each.op_type for each in read.proto.graph.node] == ["Add", "Add"]
+    assert (read.read("twice") == table * [1, 0, 0, 1]).all()
+
+
 def test_what_is_made_of_pinned_axes_is_pinned_for_their_reasons() -> None:
     made = make(
         [

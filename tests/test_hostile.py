@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import trust
+from onnxprune.cli import watch
 from onnxprune.errors import BrokenModel, CheckFailed, UnsupportedModel
 from onnxprune.external import stored_bytes
 from onnxprune.integrity import check
@@ -489,6 +490,15 @@ def test_a_process_that_dies_is_a_message(model: Path, fault: str, words: str) -
     refused(result, 1, words)
     assert time.monotonic() - start < 20
     assert not (model.parent / "o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "advised"), [("read axes", "damaged"), ("certify", "--no-verify")]
+)
+def test_what_is_advised_after_a_crash_is_of_use_at_its_stage(stage: str, advised: str) -> None:
+    code, text = watch._ending(signal.SIGABRT, stage)
+    assert code == 1 and f"(stage: {stage})" in text
+    assert [each for each in ("damaged", "--no-verify") if each in text] == [advised]
 
 
 def test_a_loop_without_end_meets_the_time_limit(tmp_path: Path) -> None:
