@@ -66,7 +66,8 @@ def cells(seeds: int) -> Iterator[tuple[Cell, float | None]]:
     for seed in range(seeds):
         yield Cell(first, speed, "reconstructed", seed, 1000), None
         yield Cell(first, speed, "reconstructed", seed, 128), None
-    yield Cell(first, speed, "reconstructed", 0, 128, "synthetic"), None
+        # As many as the program makes for a network of this size, if none are given.
+        yield Cell(first, speed, "reconstructed", seed, 2000, "synthetic"), None
 
 
 def run_cell(cell: Cell, corpus: Path) -> dict[str, Any]:
