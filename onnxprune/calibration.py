@@ -6,7 +6,7 @@ A source is
   one), `.npy`, an image, or a folder of any of these, each with one sample or a batch;
 - Python: an array, a mapping of arrays, or an iterable (or a function that makes an iterator) of
   arrays, feeds or (inputs, labels, ...) tuples, each one sample or a batch;
-- the word `synthetic`: noise (see `synthetic`).
+- the word `synthetic`: made-up inputs (see `synthetic`).
 
 Nothing is read before it is needed, and nothing is held but one batch.
 """
@@ -306,7 +306,7 @@ def _synthetic(made: Synthetic, slots: Slots, limit: int | None) -> Calibration:
     count = limit or SYNTHETIC_SAMPLES
     feeds = -(-count // slots.fixed) if slots.fixed else count
     samples = feeds * (slots.fixed or 1)
-    words = f"synthetic noise, {counted(samples, 'sample')}: no real data was looked at"
+    words = f"synthetic inputs, {counted(samples, 'sample')}: no real data was looked at"
     return Calibration(
         samples, words, lambda: made.feeds(feeds), slots.fixed, slots.batched, real=False
     )

@@ -15,8 +15,8 @@ from .planning import Planner
 from .reconstruction import Kept, Outcome, Rounds, choose_and_reconstruct, reconstruct
 from .rounding import steps_of
 
-#: Noise says less than data: so many samples are made, as long as one pass over all of them takes
-#: no more multiply-accumulates than this.
+#: Made-up inputs say less than data: so many samples are made, as long as one pass over all of
+#: them takes no more multiply-accumulates than this.
 _SYNTHETIC, _SYNTHETIC_WORK = 2000, 2e11
 
 

@@ -1,8 +1,6 @@
 """Made-up inputs, for a model without data: noise in the range that its inputs seem to have.
 
-Images are noise of mixed frequencies: white noise shows a convolution almost no edges or areas, so
-its statistics are far from those of pictures. Of natural images, the amplitude falls about as the
-inverse of the frequency (Field, 1987); here the exponent is drawn for each sample.
+Where an input is an image, it gets made-up pictures (`scenes`).
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from .inputs import Array, Feeds, InputSpec, batch_dims, bounds, fill, input_spe
 from .model import attributes, tensor_array
 from .preprocess import Preprocess, is_image
 from .runtime import find_inputs
+from .scenes import picture
 
 
 class Synthetic:
@@ -62,15 +61,15 @@ class Synthetic:
     def _images(self, spec: InputSpec, like: Array, rng: np.random.Generator) -> Array:
         last = spec.dims[3] in (1, 3) and spec.dims[1] not in (1, 3)
         shape = [like.shape[i] for i in ((0, 3, 1, 2) if last else (0, 1, 2, 3))]
-        noise = np.stack([_field(tuple(shape[1:]), rng) for _ in range(shape[0])])
-        pixels = np.clip(np.rint(128 + 56 * noise), 0, 255).astype(np.uint8)
+        images = np.stack([picture((shape[1], shape[2], shape[3]), rng) for _ in range(shape[0])])
+        pixels = np.clip(np.rint(128 + 56 * images), 0, 255).astype(np.uint8)
         if self.preprocess is not None and shape[1] in (1, 3):
             step = replace(self.preprocess, size=None, crop=None)
             return np.stack([step(x.transpose(1, 2, 0), spec) for x in pixels]).astype(spec.dtype)
         if spec.dtype == np.uint8:
             return pixels.transpose(0, 2, 3, 1) if last else pixels
-        noise = noise.transpose(0, 2, 3, 1) if last else noise
-        return self._scaled(spec, noise)
+        images = images.transpose(0, 2, 3, 1) if last else images
+        return self._scaled(spec, images)
 
     def _scaled(self, spec: InputSpec, noise: Array) -> Array:
         """Standard noise with the mean and deviation that the input seems to have."""
@@ -83,19 +82,6 @@ class Synthetic:
         shape = [-1 if i == 1 else 1 for i in range(noise.ndim)]
         mean, std = (x.reshape(shape) if x.size > 1 else x.reshape(()) for x in (mean, std))
         return np.asarray(noise * std + mean).astype(spec.dtype)
-
-
-def _field(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise `[c, h, w]` of mean 0 and deviation 1 whose amplitude falls with the frequency."""
-    _, height, width = shape
-    # Channels of a picture are much alike: some of the noise is common to all of them.
-    white = rng.standard_normal(shape) + 1.5 * rng.standard_normal((1, height, width))
-    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    frequency = np.sqrt(fy**2 + fx**2) + 1 / max(height, width)
-    spectrum = np.fft.rfft2(white) / frequency ** rng.uniform(0.7, 1.6)
-    x = np.fft.irfft2(spectrum, s=(height, width))
-    x = x - x.mean() + rng.normal(0, 0.3) * x.std()  # some are brighter than others
-    return np.asarray(x / (x.std() or 1.0))
 
 
 def _moments(
