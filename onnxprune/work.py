@@ -199,7 +199,9 @@ class Work:
             return
         self.lossless = "only" if lossless else "first"
         opened = None if data is None else data.open(self.model.proto, self.model.base_dir)
-        self._empty(chooser.apply(self.network, self.groups), opened)
+        # What made-up inputs leave at rest, real ones may well move.
+        measured = opened if opened is not None and opened.real else None
+        self._empty(chooser.apply(self.network, self.groups), measured)
         if not lossless and not self.emptied.count:
             self.lossless = "none"  # what the plan cuts carried something: all weights were read
 

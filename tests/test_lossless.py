@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
+from onnxprune.errors import NotPrunable
 from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
@@ -358,6 +359,26 @@ def test_dead_on_calibration_data_is_measured() -> None:
     assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
     with pytest.raises(onnxprune.NotPrunable):
         onnxprune.prune(model, lossless=True, benchmark=False)
+
+
+def test_made_up_inputs_measure_nothing() -> None:
+    """A channel that needs brighter images than were made up is alive."""
+    model = edited(two_convs(), lambda w: w["b1"].__setitem__(slice(4), -60.0))
+    bright = {"x": 100 * make_inputs(model, dynamic=3)["x"]}
+    whole = run(session(model, optimize=False), bright)["y"]
+    result = onnxprune.prune(model, ratio=0.25, calibration="synthetic", benchmark=False)
+    assert not any("carry nothing" in note for note in result.report.notes)
+    with pytest.raises(NotPrunable, match="no channel carries nothing"):
+        onnxprune.prune(model, lossless=True, calibration="synthetic", benchmark=False)
+    # Real images of which none is bright: as far as they say, those channels are dead.
+    dim = onnxprune.prune(
+        model,
+        lossless=True,
+        calibration={"x": 0.1 * bright["x"] / 100},
+        round_to=1,
+        benchmark=False,
+    )
+    assert np.abs(run(session(dim.model, optimize=False), bright)["y"] - whole).max() > 1
 
 
 def test_a_real_network_has_some(corpus: Path) -> None:
