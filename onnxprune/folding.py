@@ -97,12 +97,13 @@ class _Folder:
                 self.makers.update((name, node) for name in node.output)
             elif known and node.op_type in _WRITES and self._fold(node):
                 done.append(node)
+        if not done:
+            return
         folded = {node.output[0] for node in done} - {""}
         for i in reversed(range(len(self.graph.node))):
             if not folded.isdisjoint(self.graph.node[i].output):
                 del self.graph.node[i]
-        if done:
-            remove_unread(self.graph, {*folded, *(name for node in done for name in reads(node))})
+        remove_unread(self.graph, {*folded, *(name for node in done for name in reads(node))})
 
     def _fold(self, node: NodeProto) -> bool:
         value = self._evaluate(node)

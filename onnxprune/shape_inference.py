@@ -73,9 +73,9 @@ _SMALL = 32
 def windows_fit(model: ModelProto) -> bool:
     """Whether no window is larger than what it may have to be laid over; False if in doubt.
 
-    What a window needs is its size, dilated, less the padding; it has the smallest spatial size
-    of the model's inputs, and at least 32 if those are larger. Maps get smaller along a network,
-    but the windows of sound ones with them.
+    What a window needs is its size, dilated, less the padding; it is held against the smallest
+    spatial size of the model's inputs, and against 32 where they are larger. Maps get smaller along
+    a network, but the windows of sound ones with them.
     """
     least = min(_spatial(model.graph), default=_SMALL)
     if negative_size(model):
