@@ -368,11 +368,16 @@ def cancel(a: Axis, b: Axis) -> tuple[Axis, Axis] | None:
         list(axis.parts) if isinstance(axis, Product) else [axis] for axis in map(resolve, (a, b))
     )
     for end in (0, -1):
-        while left and right and resolve(left[end]) is resolve(right[end]):
+        while left and right and _alike(resolve(left[end]), resolve(right[end])):
             left.pop(end)
             right.pop(end)
     a, b = product(left), product(right)
     return (a, b) if a.size is not None and a.size == b.size else None
+
+
+def _alike(a: Axis, b: Axis) -> bool:
+    """Whether two axes in normal form are one, or the same runs."""
+    return a is b or (isinstance(a, Concat) and isinstance(b, Concat) and _same_parts(a, b))
 
 
 def _unify_unknown(a: Axis, b: Axis, where: str) -> None:

@@ -8,7 +8,8 @@ a dynamic size is tried at 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
@@ -52,10 +53,13 @@ def without_slices(model: ModelProto) -> ModelProto:
 
 def negative_size(model: ModelProto) -> str | None:
     """The name of a tensor with a size below zero, where inference or the file gave it one."""
-    for graph in graphs(model.graph):
-        for value in (*graph.value_info, *graph.output, *graph.input):
-            if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
-                return value.name or "?"
+    return next(filter(None, map(_negative, graphs(model.graph))), None)
+
+
+def _negative(graph: GraphProto) -> str | None:
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
+            return value.name or "?"
     return None
 
 
@@ -77,17 +81,13 @@ def windows_fit(model: ModelProto) -> bool:
     spatial size of the model's inputs, and against 32 where they are larger. Maps get smaller along
     a network, but the windows of sound ones with them.
     """
-    least = min(_spatial(model.graph), default=_SMALL)
-    if negative_size(model):
-        return False
+    least = min((_SMALL, *_spatial(model.graph)))
     for graph in graphs(model.graph):
-        sizes: dict[str, tuple[int, ...]] | None = None
+        if _negative(graph):
+            return False
+        sizes = cache(partial(_sizes, graph))  # most nodes say themselves how large theirs is
         for node in graph.node:
-            if node.op_type not in _WINDOWS:
-                continue
-            if sizes is None:
-                sizes = _sizes(graph)
-            if any(needed > min(least, _SMALL) for needed in _needed(node, sizes)):
+            if node.op_type in _WINDOWS and any(need > least for need in _needed(node, sizes)):
                 return False
     return True
 
@@ -106,20 +106,22 @@ def _spatial(graph: GraphProto) -> Iterator[int]:
 
 
 def _sizes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of what may be a window: of more than two axes."""
     declared = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in graph.value_info
     }
-    return declared | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    held = ((tensor.name, tensor.dims[:]) for tensor in graph.initializer)
+    return declared | {name: tuple(dims) for name, dims in held if len(dims) > 2}
 
 
-def _needed(node: NodeProto, sizes: Mapping[str, tuple[int, ...]]) -> list[int]:
+def _needed(node: NodeProto, sizes: Callable[[], Mapping[str, tuple[int, ...]]]) -> list[int]:
     """What a window takes on each spatial axis, without the padding."""
     given = {a.name: list(a.ints) for a in node.attribute if a.ints}
     operand = _WINDOWS[node.op_type]
     window = given.get("kernel_shape")
     if window is None and operand is not None and operand < len(node.input):
-        window = list(sizes.get(node.input[operand], ())[2:])
+        window = list(sizes().get(node.input[operand], ())[2:])
     if any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in node.attribute):
         return []
     rank = len(window or ())

@@ -1,23 +1,25 @@
 """Shape arithmetic: the values of the small integer tensors that shapes are computed with.
 
 A traced model computes its Reshape targets from Shape, Gather, Concat and the like. Here those
-computations are followed symbolically. An element is a number, a `Size` (a number times sizes that
-only the run time knows) or `UNKNOWN`. Sizes known when the file is read are plain numbers, the
-original ones; `rewrite` sees to it that they stay the original ones, so that this arithmetic means
-the same before and after pruning.
+computations are followed symbolically. An element is a number, a `Size` (made of sizes that only
+the run time knows) or `UNKNOWN`. Sizes known when the file is read are plain numbers, the original
+ones; `rewrite` sees to it that they stay the original ones, so that this arithmetic means the same
+before and after pruning.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from .axes import Axis, Concat, Dim, Pin, Product, pin, product, resolve
+from .axes import Axis, Concat, Dim, Pin, pin, product, resolve
 from .model import SMALL, Array, tensor_array
 
 if TYPE_CHECKING:
@@ -47,71 +49,137 @@ _FEW = 16
 _RANK = 32
 
 
+#: A product of sizes that only the run time knows: a number, and the dims.
+Term = tuple[int, tuple[Axis, ...]]
+
+
 @dataclass(frozen=True)
 class Size:
-    """`factor` times the sizes of `dims`, which only the run time knows."""
+    """A sum of products of sizes that only the run time knows, as `2 n t + 1`.
 
-    factor: int
-    dims: tuple[Axis, ...]
+    Terms of the same dims are one, and in a fixed order: equal sizes are equal objects, as long as
+    no dim has become something else in between (see `normal`).
+    """
 
-    def _times(self, other: object) -> object:
-        if isinstance(other, Size):
-            return Size(self.factor * other.factor, self.dims + other.dims)
-        if isinstance(other, (int, np.integer)):
-            return Size(self.factor * int(other), self.dims) if other else 0
-        return UNKNOWN
+    terms: tuple[Term, ...]
+
+    def _plus(self, other: Any) -> Any:
+        mine, terms = _terms(self), _terms(other)
+        return UNKNOWN if mine is None or terms is None else _sum(mine + terms)
+
+    __add__ = __radd__ = _plus
+
+    def _times(self, other: Any) -> Any:
+        mine, terms = _terms(self), _terms(other)
+        if mine is None or terms is None:
+            return UNKNOWN
+        return _sum([(f * g, a + b) for f, a in mine for g, b in terms])
 
     __mul__ = __rmul__ = _times
 
-    def __floordiv__(self, other: object) -> object:
-        mine = normal(self)
-        if isinstance(other, (int, np.integer)) and other and mine.factor % int(other) == 0:
-            return Size(mine.factor // int(other), mine.dims)
-        if isinstance(other, Size):
-            other = normal(other)
-            rest = list(mine.dims)
-            for dim in other.dims:
-                if dim not in rest:
-                    return UNKNOWN
-                rest.remove(dim)
-            if mine.factor % other.factor == 0:
-                factor = mine.factor // other.factor
-                return Size(factor, tuple(rest)) if rest else factor
+    def __neg__(self) -> Any:
+        return self * -1
+
+    def __sub__(self, other: Any) -> Any:
+        return self + other * -1
+
+    def __rsub__(self, other: Any) -> Any:
+        return other + self * -1
+
+    def __floordiv__(self, other: Any) -> Any:
+        """What times `other` is this size, whatever its dims are; UNKNOWN where nothing is."""
+        mine, terms = _terms(self), _terms(other)
+        if mine is None or not terms:
+            return UNKNOWN
+        if len(terms) == 1:
+            parts = [part for term in mine if (part := _quotient(term, terms[0]))]
+            return _sum(parts) if len(parts) == len(mine) else UNKNOWN
+        for term in mine:  # (2 n t + 2 n) // (t + 1): one term for each of the divisor's
+            part = _quotient(term, terms[0])
+            if part is not None and same(_sum([part]) * other, self):
+                return _sum([part])
         return UNKNOWN
 
     __truediv__ = __floordiv__
 
-    def __add__(self, other: object) -> object:
-        return self if isinstance(other, (int, np.integer)) and other == 0 else UNKNOWN
-
-    __radd__ = __sub__ = __add__
-
     def _unknown(self, *_: object) -> object:
         return UNKNOWN
 
-    __rsub__ = __mod__ = __rmod__ = __rfloordiv__ = __rtruediv__ = __neg__ = __abs__ = _unknown
+    __mod__ = __rmod__ = __rfloordiv__ = __rtruediv__ = __abs__ = _unknown
     __pow__ = __rpow__ = _unknown
 
 
-def normal(size: Size) -> Size:
-    """`size` with its dims as they are now: those that have become products are multiplied out."""
-    if all(isinstance(axis, Dim) and axis.bound is None for axis in size.dims):  # mostly so
+#: A size of more terms, or of a product of more sizes, is not followed.
+_TERMS = 16
+
+
+def _terms(element: object) -> tuple[Term, ...] | None:
+    """The terms of an element, in dims as they are now; None where it is no whole number."""
+    if isinstance(element, Size):
+        found = normal(element)
+        return found.terms if isinstance(found, Size) else _terms(found)
+    if isinstance(element, (int, np.integer)):
+        return ((int(element), ()),) if element else ()
+    return None
+
+
+def _sum(terms: Iterable[Term]) -> Any:
+    """The terms added up: a Size, or a number where no dim is left; UNKNOWN if too long."""
+    found: dict[tuple[Axis, ...], int] = {}
+    for factor, dims in terms:
+        dims = tuple(sorted(dims, key=id))
+        found[dims] = found.get(dims, 0) + factor
+    left = [(factor, dims) for dims, factor in found.items() if factor]
+    if len(left) > _TERMS or any(len(dims) > _TERMS for _, dims in left):
+        return UNKNOWN
+    if any(abs(factor) >= 2**63 for factor, _ in left):
+        return UNKNOWN  # no size is as large
+    if any(dims for _, dims in left):
+        return Size(tuple(sorted(left, key=lambda term: [*map(id, term[1])])))
+    return left[0][0] if left else 0
+
+
+def _quotient(term: Term, by: Term) -> Term | None:
+    (factor, dims), (divisor, others) = term, by
+    rest = list(dims)
+    for dim in others:
+        if dim not in rest:
+            return None
+        rest.remove(dim)
+    return (factor // divisor, tuple(rest)) if factor % divisor == 0 else None
+
+
+def normal(size: Size) -> Any:
+    """`size` in dims as they are now: those that have become something else are written out."""
+    dims = [axis for _, each in size.terms for axis in each]
+    if all(isinstance(axis, Dim) and axis.bound is None for axis in dims):  # mostly so
         return size
-    factor, dims = size.factor, []
-    for axis in map(resolve, size.dims):
-        for part in axis.parts if isinstance(axis, Product) else (axis,):
-            if part.size is None:
-                dims.append(part)
-            else:
-                factor *= part.size
-    return Size(factor, tuple(dims))
+    return sum(math.prod(map(size_of, each), start=factor) for factor, each in size.terms)
+
+
+def ratio(above: Sequence[Any], below: Sequence[Any]) -> Any:
+    """One product of sizes over another; UNKNOWN where it is not whole, whatever the sizes are."""
+    above, divisor = list(above), 1
+    for each in below:
+        # Mostly they are the same, and no arithmetic is needed.
+        if each in above and each is not UNKNOWN and each != 0:
+            above.remove(each)
+        else:
+            divisor = divisor * each
+    total = math.prod(above)
+    if isinstance(total, int) and isinstance(divisor, int):
+        return total // divisor if divisor and total % divisor == 0 else UNKNOWN
+    return total // divisor if isinstance(total, Size) else UNKNOWN
 
 
 def same(a: object, b: object) -> bool:
     """True where two elements are one number, whatever the sizes are at run time."""
-    if isinstance(a, Size) and isinstance(b, Size):
-        a, b = normal(a), normal(b)
-        return a.factor == b.factor and sorted(map(id, a.dims)) == sorted(map(id, b.dims))
+    if isinstance(a, Size):
+        a = normal(a)
+    if isinstance(b, Size):
+        b = normal(b)
+    if isinstance(a, Size) or isinstance(b, Size):
+        return a == b
     return is_number(a) and is_number(b) and a == b
 
 
@@ -122,23 +190,26 @@ def axis_of(element: object) -> Axis | None:
     tensor whose Shape the element is, or as the usual order of batch and heads.
     """
     if isinstance(element, Size):
-        return product((*element.dims, Dim(element.factor)))
+        if len(element.terms) > 1:
+            return None
+        ((factor, dims),) = element.terms
+        return product((*dims, Dim(factor))) if factor > 0 else None
     return Dim(int(element)) if is_number(element) else None  # type: ignore[call-overload]
 
 
-def size_of(axis: Axis) -> object:
+def size_of(axis: Axis) -> Any:
     """The size of an axis as an element."""
     if axis.size is not None:
         return axis.size
     axis = resolve(axis)
     if isinstance(axis, Dim):
-        return Size(1, (axis,))
-    if isinstance(axis, Concat):
+        return Size(((1, (axis,)),))
+    if len(axis.parts) > _TERMS:
         return UNKNOWN
-    total: Any = 1
-    for part in axis.parts:
-        total = total * size_of(part)
-    return total
+    sizes = map(size_of, axis.parts)
+    if isinstance(axis, Concat):
+        return sum(sizes)
+    return math.prod(sizes)
 
 
 def is_number(element: object) -> bool:
@@ -317,7 +388,57 @@ def _numbers(
     return _each(lambda *xs: function(*xs) if all(map(is_number, xs)) else UNKNOWN, plain)
 
 
-_max, _min = _numbers(max), _numbers(min)
+def _range_of(element: object) -> tuple[float, float]:
+    """The least and the greatest number that an element may be: no size is below zero."""
+    if is_number(element):
+        return element, element  # type: ignore[return-value]
+    if not isinstance(element, Size):
+        return -math.inf, math.inf
+    alone = sum(factor for factor, dims in element.terms if not dims)
+    factors = [factor for factor, dims in element.terms if dims]
+    return (
+        alone if min(factors) > 0 else -math.inf,
+        alone if max(factors) < 0 else math.inf,
+    )
+
+
+def _equal(a: Any, b: Any) -> Any:
+    if is_number(a) and is_number(b):
+        return a == b
+    least, most = _range_of(a - b)
+    return least == most == 0 if least > 0 or most < 0 or least == most else UNKNOWN
+
+
+def _comparison(
+    function: Callable[[Any, Any], bool], plain: Callable[..., Any]
+) -> Callable[..., Array]:
+    """Less, Greater and the like: what the ends of a range agree on, all in between do."""
+
+    def compare(a: Any, b: Any) -> Any:
+        if is_number(a) and is_number(b):
+            return function(a, b)
+        first, last = (function(end, 0) for end in _range_of(a - b))
+        return first if first == last else UNKNOWN
+
+    return _each(compare, plain)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    if is_number(a) and is_number(b):
+        return max(a, b)
+    least, most = _range_of(a - b)
+    return a if least >= 0 else b if most <= 0 else UNKNOWN
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    if is_number(a) and is_number(b):
+        return min(a, b)
+    least, most = _range_of(a - b)
+    return b if least >= 0 else a if most <= 0 else UNKNOWN
+
+
+_max = _each(lambda *xs: reduce(_larger, xs))
+_min = _each(lambda *xs: reduce(_smaller, xs))
 
 
 def _clip(op: Op, x: Array, *bounds: Array | None) -> Array:
@@ -331,7 +452,7 @@ def _clip(op: Op, x: Array, *bounds: Array | None) -> Array:
 def _where(c: Any, a: Any, b: Any) -> Any:
     if is_number(c):
         return a if c else b
-    return a if is_number(a) and is_number(b) and a == b else UNKNOWN
+    return a if same(a, b) else UNKNOWN
 
 
 def _shape(op: Op) -> Array | None:
@@ -513,12 +634,12 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Max": _max,
     "Abs": _numbers(abs),
     "Clip": _clip,
-    "Equal": _numbers(lambda a, b: a == b, np.equal),
+    "Equal": _each(_equal, np.equal),
     "Not": _numbers(lambda a: not a),
-    "Greater": _numbers(lambda a, b: a > b, np.greater),
-    "Less": _numbers(lambda a, b: a < b, np.less),
-    "GreaterOrEqual": _numbers(lambda a, b: a >= b),
-    "LessOrEqual": _numbers(lambda a, b: a <= b),
+    "Greater": _comparison(operator.gt, np.greater),
+    "Less": _comparison(operator.lt, np.less),
+    "GreaterOrEqual": _comparison(operator.ge, np.greater_equal),
+    "LessOrEqual": _comparison(operator.le, np.less_equal),
     "And": _numbers(lambda a, b: bool(a and b)),
     "Or": _numbers(lambda a, b: bool(a or b)),
     "Where": _each(_where, np.where),

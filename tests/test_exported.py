@@ -541,3 +541,70 @@ def test_a_type_that_is_asked_of_a_tensor_does_not_pin_it() -> None:
         {"w1": weight("w1", 4, 8), "w2": weight("w2", 8, 3), "alpha": np.array(2, np.int64)},
     )
     assert kept(made) == {"w1": (8, 4)}
+
+
+def streams(begin: str, middle: int) -> ModelProto:
+    """A stream and one of twice its length, end to end; the longer one is cut off, and folded.
+
+    `[n, t + 2 t, 8]`, from position `begin` on, becomes `[n, middle, t, -1]`.
+    """
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Concat", ["x", "x"], ["twice"], axis=1),
+            node("MatMul", ["twice", "w2"], ["h2"]),
+            node("Concat", ["h", "h2"], ["all"], axis=1),
+            node("LayerNormalization", ["all", "scale"], ["normal"], axis=-1),
+            node("Add", ["normal", "all"], ["sum"]),
+            *sizes("x", "0", middle, "1", -1),
+            node("Gather", ["x_sizes", "two"], ["t2"]),
+            node("Add", ["t2", "t2"], ["t4"]),
+            node("Sub", ["t4", "t2"], ["t"]),
+            node("Slice", ["sum", begin, "end", "one"], ["cut"]),
+            node("Reshape", ["cut", "x_shape"], ["four"]),
+            node("MatMul", ["four", "w3"], ["y"]),
+        ],
+        {"x": ["n", "t", 6]},
+        {"y": None},  # type: ignore[dict-item]
+        {
+            **{"w1": weight("w1", 6, 8), "w2": weight("w2", 6, 8), "w3": weight("w3", 8, 3)},
+            **{"scale": weight("scale", 8), "two": ints(1), "one": ints(1), "zero": ints(0)},
+            "end": ints(np.iinfo(np.int64).max),
+        },
+    )
+
+
+def test_a_stream_of_a_dynamic_length_is_cut_where_it_begins() -> None:
+    """ProphetNet: the size that a Reshape leaves open is known, for 3 t - t is 2 t."""
+    assert kept(streams("t", 2)) == {"w1": (8, 4)}
+    assert kept(streams("zero", 3)) == {"w1": (8, 4)}
+    # The two streams of twice its length are 2 t long, in which 4 t have no place.
+    assert "w1" not in {group.name for group in onnxprune.inspect(streams("t", 4)).groups}
+
+
+def test_a_token_before_a_sequence_is_cut_off_again() -> None:
+    """A vision transformer on images of any size: a class token before them, then `x[:, 1:]`."""
+    made = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Shape", ["x"], ["n"], end=1),
+            node("Concat", ["n", "one", "eight"], ["shape"], axis=0),
+            node("Expand", ["token", "shape"], ["tokens"]),
+            node("Concat", ["tokens", "h"], ["all"], axis=1),
+            node("Slice", ["all", "one", "end", "one"], ["rest"]),
+            node("Shape", ["x"], ["nt"], end=2),
+            node("Concat", ["nt", "split"], ["four"], axis=0),
+            node("Reshape", ["rest", "four"], ["heads"]),
+            node("Softmax", ["heads"], ["s"], axis=2),
+            node("Reshape", ["s", "merged"], ["back"]),
+            node("MatMul", ["back", "w2"], ["y"]),
+        ],
+        {"x": ["n", "t", 6]},
+        {"y": ["n", "t", 3]},
+        {
+            **{"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 3), "token": weight("token", 8)},
+            **{"one": ints(1), "eight": ints(8), "end": ints(2**62)},
+            **{"split": ints(2, -1), "merged": ints(0, 0, -1)},
+        },
+    )
+    assert kept(made) == {"w1": (4, 2)}

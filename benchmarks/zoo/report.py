@@ -101,11 +101,11 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _exporters_apart(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Models whose share of parameters left depends on how they were exported."""
+    """Models of whose weights the share that is left depends on how they were exported."""
     by_model: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        if row.get("left") is not None:
-            by_model[row["model"]][row["variant"]] = row["left"]
+        if row.get("left_of_weights") is not None:
+            by_model[row["model"]][row["variant"]] = row["left_of_weights"]
     return {
         model: [f"{variant} {_percent(share)}" for variant, share in shares.items()]
         for model, shares in by_model.items()

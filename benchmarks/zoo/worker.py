@@ -16,10 +16,12 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx.numpy_helper import to_array
 
 import onnxprune
 from onnxprune.axes import Axis, Dim, leaves
@@ -75,6 +77,7 @@ def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Ro
     before = embedding_elements(proto, tables)
     after = embedding_elements(result.model, tables)
     rest = report.before.parameters - before
+    weights = distinct_elements(proto, network.scored)
     return row | {
         "status": "ok",
         "prunable": True,
@@ -88,6 +91,9 @@ def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Ro
         "left": report.parameters_left,
         "embedding_share": before / max(1, report.before.parameters),
         "left_without_embeddings": (report.after.parameters - after) / rest if rest else None,
+        "left_of_weights": (
+            distinct_elements(result.model, network.scored) / weights if weights else None
+        ),
         "free_widths_allow": report.free_widths_allow,
         "groups": len(report.groups),
         "refused": report.refused[:20],
@@ -263,6 +269,20 @@ def embedding_elements(proto: ModelProto, tables: set[str]) -> int:
     return sum(
         math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.name in tables
     )
+
+
+def distinct_elements(proto: ModelProto, names: Collection[str]) -> int:
+    """The elements of the tensors `names`, each once: what else a file holds depends on its maker.
+
+    One exporter writes a tied weight twice, once transposed, and the other once; the one folds
+    masks and tables of positions to constants that the other computes.
+    """
+    found: dict[bytes, int] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name in names:
+            array = to_array(tensor)
+            found[min(sha256(each.tobytes()).digest() for each in (array, array.T))] = array.size
+    return sum(found.values())
 
 
 def lines(text: str) -> Iterator[str]:

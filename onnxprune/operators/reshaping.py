@@ -8,7 +8,7 @@ from ..axes import Axis, Dim, Product, factor, is_pinned, product, resolve
 from ..network import Axes, Unsure
 from ..op import Op
 from ..tables import function
-from ..values import UNKNOWN, Size, axis_of, is_number, normal, shape_range, size_of
+from ..values import UNKNOWN, Size, axis_of, is_number, ratio, same, shape_range, size_of
 
 
 @function("transpose")
@@ -109,13 +109,9 @@ def regroup(op: Op, axes: Axes, sizes: list[Any]) -> Axes:
     factors = [f for axis in axes for f in _factors(axis) if f.size != 1]
     unknown = [i for i, size in enumerate(sizes) if size is UNKNOWN or size == -1]
     if len(unknown) == 1:
-        total: Any = 1
-        for axis in axes:
-            total = total * size_of(axis)
-        for i, size in enumerate(sizes):
-            if i not in unknown:
-                total = total // size if size != 0 and total is not UNKNOWN else UNKNOWN
-        sizes = [total if i in unknown else size for i, size in enumerate(sizes)]
+        (at,) = unknown
+        rest = ratio([size_of(axis) for axis in axes], [*sizes[:at], *sizes[at + 1 :]])
+        sizes = [*sizes[:at], rest, *sizes[at + 1 :]]
     out: list[list[Axis]] = [[] for _ in sizes]
     left = _match(factors, sizes, out, range(len(sizes)), front=True)
     if left == len(sizes) and not factors:
@@ -164,13 +160,9 @@ def _match(
                 factors[:] = start
                 return i
             taken.append(got)
-            wanted = _divide(wanted, size_of(got))
+            wanted = ratio([wanted], [size_of(got)])
         out[i] = taken if front else taken[::-1]
     return order.stop
-
-
-def _divide(size: Any, by: Any) -> Any:
-    return size // by
 
 
 def _take(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
@@ -181,15 +173,13 @@ def _take(factors: list[Axis], wanted: Any, end: int) -> Axis | None:
     if isinstance(first, Product):
         factors[end : end + 1 or None] = list(first.parts)
         first = resolve(factors[end])
-    if first.size is None:
-        if isinstance(wanted, Size) and isinstance(first, Dim) and first in normal(wanted).dims:
-            return factors.pop(end)
-        return None
-    number = normal(wanted).factor if isinstance(wanted, Size) else wanted
     size = first.size
-    if size and number % size == 0:
+    if size is None or isinstance(wanted, Size):
+        exact = isinstance(wanted, Size) and ratio([wanted], [size_of(first)]) is not UNKNOWN
+        return factors.pop(end) if exact else None
+    if size and wanted % size == 0:
         return factors.pop(end)
-    if isinstance(wanted, int) and size % wanted == 0 and size:
+    if size % wanted == 0 and size:
         outer, inner = factor(first, size // wanted) if end == 0 else factor(first, wanted)
         factors[end] = inner if end == 0 else outer
         return outer if end == 0 else inner
@@ -258,11 +248,7 @@ def expand(op: Op) -> None:
 
 def _is_size(axis: Axis, element: Any) -> bool:
     """Whether `element`, computed at run time, is the size of `axis`: then it changes with it."""
-    size = size_of(axis)
-    if not isinstance(size, Size) or not isinstance(element, Size):
-        return False
-    a, b = normal(size), normal(element)
-    return a.factor == b.factor and sorted(map(id, a.dims)) == sorted(map(id, b.dims))
+    return isinstance(element, Size) and same(size_of(axis), element)
 
 
 @function("tile")

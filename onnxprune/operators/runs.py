@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
-from ..axes import Axis, Dim, Pin, cancel, concat, factor, is_pinned, leaves, pin, split
+from ..axes import (
+    Axis,
+    Concat,
+    Dim,
+    Pin,
+    cancel,
+    concat,
+    factor,
+    is_pinned,
+    leaves,
+    pin,
+    resolve,
+    split,
+)
 from ..network import Axes, Unsure
 from ..op import Op
 from ..strides import counts_through
 from ..tables import function
-from ..values import UNKNOWN, is_number, size_of
+from ..values import UNKNOWN, is_number, same, size_of
 from .reshaping import regroup
+
+#: So many constant indices of a Gather are runs of their own, and so many runs of sizes that only
+#: the run time knows are followed; more of them pin.
+_FEW = 8
 
 
 @function("concat")
@@ -37,18 +55,23 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
         sizes = [run.size for run in runs]
         hint = op.out_shape()
         if None in sizes:
-            # A run of `(h w 6)`, h and w being the run time's: what is in it can't be followed on.
-            op.pin_all(runs, "laid end to end with a run of a size only known at run time")
+            # A run of `(h w 6)`, h and w being the run time's: only its size can be followed on.
+            op.pin_all(runs, _UNKNOWN_RUN)
             out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
-            op.pin(out[at], "laid end to end with a run of a size only known at run time")
+            op.pin(out[at], _UNKNOWN_RUN)
+            if len(runs) <= _FEW:
+                op.unify(out[at], concat(runs))
         else:
             out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
     else:
         for run in runs:
             if run.size is None:
-                op.pin_all(runs, "laid end to end with a run of a size only known at run time")
+                op.pin_all(runs, _UNKNOWN_RUN)
         out[at] = concat(runs)
     op.out(out)
+
+
+_UNKNOWN_RUN = "laid end to end with a run of a size only known at run time"
 
 
 def _pins(axes: Axes) -> tuple[Pin, ...]:
@@ -125,6 +148,10 @@ def slice_runs(op: Op) -> None:
             op.pin(inner, f"cut with step {step}")
             last[i] = axis
             continue
+        between = None if known else _between(axis, start, end, step)
+        if between is not None:
+            axes[at] = between
+            continue
         if not known or step != 1 or is_pinned(axis) or size is None:
             if not known:
                 op.pin(axis, "cut at positions that only the run time knows")
@@ -154,6 +181,24 @@ def slice_runs(op: Op) -> None:
     op.out(axes)
     op.patch("starts" if attributes else 1, first, from_end[0])
     op.patch("ends" if attributes else 2, last, from_end[1])
+
+
+def _between(axis: Axis, start: Any, end: Any, step: Any) -> Axis | None:
+    """What a Slice leaves of runs that all stay, where it begins and ends at their boundaries."""
+    if not is_number(step) or step != 1 or not is_pinned(axis):
+        return None
+    axis = resolve(axis)
+    runs = list(axis.parts) if isinstance(axis, Concat) else [axis]
+    if len(runs) > _FEW:
+        return None
+    boundaries = list(accumulate(map(size_of, runs), initial=0))
+    if is_number(end) and end >= 2**31 - 1:
+        end = boundaries[-1]
+    first = [i for i, boundary in enumerate(boundaries) if same(boundary, start)]
+    last = [i for i, boundary in enumerate(boundaries) if same(boundary, end)]
+    if not first or not last or first[0] > last[0]:
+        return None
+    return concat(runs[first[0] : last[0]])
 
 
 def _one_of_each(start: Any, end: Any, step: Any, size: int) -> bool:
@@ -234,10 +279,6 @@ def gather(op: Op) -> None:
     elif indices:
         indices = [concat(picked)]
     op.out([*data[:at], *indices, *data[at + 1 :]])
-
-
-#: Gather with more constant indices than this pins; each index is a run of its own.
-_FEW = 8
 
 
 def _picked(op: Op, axis: Axis) -> Axes | None:

@@ -39,6 +39,7 @@ PRODUCTIONS: dict[Callable[[Graph, Value], Made], float] = {
     layouts.with_view: 1,
     layouts.split: 2,
     layouts.concat: 4,
+    layouts.streams: 1,
     layouts.cut: 2,
     layouts.gather: 1,
     layouts.pad: 1.5,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from .graph import Graph, Value
 
@@ -242,6 +243,60 @@ def concat(g: Graph, x: Value) -> Made:
         return None
     axis = at if g.chance(0.5) else at - x.rank
     return g.value("Concat", operands, shape, x.channel if x.channel is not None else at, axis=axis)
+
+
+def streams(g: Graph, x: Value) -> Made:
+    """Values of one shape end to end, cut where some of them begin and end, by Shape's sizes."""
+    if x.rank < 2:
+        return None
+    at, count = _some_axis(g, x, 0.2), g.int(2, 3)
+    if x.size * count > _LARGEST:
+        return None
+    size = g.node("Gather", g.node("Shape", x), g.ints(at), axis=0)
+
+    def times(n: int) -> str:
+        way = g.pick(("product", "sum", "difference")) if n else "number"
+        if way == "sum":
+            found = size
+            for _ in range(n - 1):
+                found = g.node("Add", found, size)
+            return found
+        if way == "difference":
+            return g.node("Sub", g.node("Mul", size, g.ints(n + 1)), size)
+        return g.node("Mul", size, g.ints(n)) if n else g.ints(0)
+
+    parts = [x if g.chance(0.5) else g.like(g.pick(("Relu", "Tanh")), x) for _ in range(count)]
+    shape = [*x.shape]
+    shape[at] *= count
+    y = g.value("Concat", parts, shape, x.channel, axis=at)
+    first = g.int(0, count - 1)
+    last = g.int(first + 1, count)
+    end = g.ints(g.pick(_END)) if last == count and g.chance(0.5) else times(last)
+    shape[at] = x.shape[at] * (last - first)
+    y = g.value("Slice", [y, times(first), end, g.ints(at)], shape, x.channel)
+    if g.chance(0.5):
+        y = _expanded(g, y)
+    if g.chance(0.5):
+        return y
+    # One axis for the streams, one for what is in them; the last size is left open.
+    sizes = g.node("Shape", x)
+    parts_of_target = [g.ints(last - first)]
+    if at:
+        parts_of_target.insert(0, g.node("Slice", sizes, g.ints(0), g.ints(at), g.ints(0)))
+    if at < x.rank - 1:
+        parts_of_target.append(g.node("Slice", sizes, g.ints(at), g.ints(-1), g.ints(0)))
+    target = g.node("Concat", *parts_of_target, g.ints(-1), axis=0)
+    channel = x.channel if x.channel is None or x.channel < at else x.channel + 1
+    return g.value("Reshape", [y, target], (*x.shape[:at], last - first, *x.shape[at:]), channel)
+
+
+def _expanded(g: Graph, x: Value) -> Value:
+    """A number added to it, expanded as PyTorch's exporter does: where a size is -1, to 1."""
+    sizes = g.node("Shape", x)
+    one = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+    ones = g.node("ConstantOfShape", g.node("Shape", sizes), value=one)
+    target = g.node("Where", g.node("Equal", sizes, g.ints(-1)), ones, sizes)
+    return g.like("Add", x, g.node("Expand", g.floats([1] * x.rank), target))
 
 
 def cut(g: Graph, x: Value) -> Made:
