@@ -34,7 +34,7 @@ from .axes import (
 from .external import SMALL, cut, is_external, stored_bytes
 from .model import Array, captured, copy_fields, graphs, replace_value, subgraphs
 from .network import Frozen, Network, Patch
-from .values import is_number
+from .sizes import is_number
 
 
 def tensor_positions(network: Network, choice: Choice) -> dict[str, dict[int, Index]]:

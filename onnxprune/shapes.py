@@ -60,24 +60,28 @@ def infer(
     for graph in graphs(copy.graph):
         _stand_in(graph)
     _fix_inputs(copy, input_shapes, dynamic_size(copy, input_shapes))
-    known = -1
-    scopes: list[dict[str, Shape]] = []
+    known, flat = -1, not any(map(subgraphs, copy.graph.node))
+    found: list[dict[str, Shape]] = [{} for _ in graphs(copy.graph)]
     for _ in range(_ROUNDS):
         try:
             inferred = infer_shapes(copy)
         except Exception:  # of several types; what it can't read stays unknown
             inferred = copy
         scopes = list(_scopes(inferred.graph, {}))
-        total = sum(map(len, scopes))
+        for each, scope in zip(found, scopes, strict=True):
+            each.update(scope)
+        total = sum(map(len, found))
         if total <= known or _complete(copy, scopes):
             break
         known = total
         # Outermost last: folding a graph must not disturb the walk over those inside it.
-        triples = list(zip(graphs(copy.graph), graphs(inferred.graph), scopes, strict=True))
+        triples = list(zip(graphs(copy.graph), graphs(inferred.graph), found, strict=True))
         for graph, seen, scope in reversed(triples):
             _fold(copy, graph, seen, scope)
+        if flat:
+            _leave_out_known(copy.graph, inferred.graph, found[0])
     originals = list(graphs(model.graph))
-    return list(zip(originals, scopes, strict=True))
+    return list(zip(originals, found, strict=True))
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -89,8 +93,10 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def subgraphs(node: NodeProto) -> list[GraphProto]:
-    single = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
-    return single + [g for a in node.attribute for g in a.graphs]
+    held = [a for a in node.attribute if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)]
+    return [a.g for a in held if a.type == AttributeProto.GRAPH] + [
+        g for a in held for g in a.graphs
+    ]
 
 
 def weightless(model: ModelProto) -> ModelProto:
@@ -287,10 +293,11 @@ def _shape(kind: onnx.TypeProto) -> Shape | None:
     return tuple(d.dim_value for d in tensor.shape.dim)
 
 
-def _fold(model: ModelProto, graph: GraphProto, seen: GraphProto, shapes: Shapes) -> None:
+def _fold(model: ModelProto, graph: GraphProto, seen: GraphProto, shapes: dict[str, Shape]) -> None:
     """Compute the graph's shape arithmetic and put it back as initializers.
 
-    ``seen`` is the same graph as inference left it, with ``shapes``.
+    ``seen`` is the same graph as inference left it, with ``shapes``; those of what is computed are
+    added.
     """
     values: dict[str, Array] = {}
     for tensor in graph.initializer:
@@ -310,6 +317,7 @@ def _fold(model: ModelProto, graph: GraphProto, seen: GraphProto, shapes: Shapes
         reached.update(node.output)
     if nodes:
         values |= _evaluate(model, nodes, values)
+    shapes.update((name, value.shape) for name, value in values.items())
     taken = [_taken(node, values, shapes) for node in seen.node]
     held = {tensor.name for tensor in graph.initializer}
     left = [node for node in graph.node if not all(o in values for o in node.output)]
@@ -323,6 +331,29 @@ def _fold(model: ModelProto, graph: GraphProto, seen: GraphProto, shapes: Shapes
     graph.initializer.extend(
         numpy_helper.from_array(values[name], name) for name in folded if name not in made
     )
+
+
+def _leave_out_known(graph: GraphProto, seen: GraphProto, shapes: Shapes) -> None:
+    """Declare what is known of a graph without graphs inside: the next round is about the rest.
+
+    A tensor that is large enough is nothing that shapes are computed with.
+    """
+    declared = {value.name: value for value in (*seen.value_info, *seen.output)}
+
+    def settled(name: str) -> bool:
+        return not name or (name in declared and math.prod(shapes.get(name, ())) > _KEPT)
+
+    left = [node for node in graph.node if not all(map(settled, node.output))]
+    read = {name for node in left for name in node.input}
+    constants = [tensor for tensor in graph.initializer if tensor.name in read]
+    read -= {name for node in left for name in node.output}
+    read -= {tensor.name for tensor in constants}
+    values = {value.name: value for value in graph.value_info} | declared
+    known = [value for name, value in values.items() if name in read]
+    del graph.node[:], graph.value_info[:], graph.initializer[:]
+    graph.node.extend(left)
+    graph.value_info.extend(known)
+    graph.initializer.extend(constants)
 
 
 def _taken(

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from .axes import Axis, resolve
-from .values import UNKNOWN, same, size_of
+from .sizes import UNKNOWN, same, size_of
 
 if TYPE_CHECKING:
     from .model import Array

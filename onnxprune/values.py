@@ -1,220 +1,35 @@
 """Shape arithmetic: the values of the small integer tensors that shapes are computed with.
 
 A traced model computes its Reshape targets from Shape, Gather, Concat and the like. Here those
-computations are followed symbolically. An element is a number, a `Size` (made of sizes that only
-the run time knows) or `UNKNOWN`. Sizes known when the file is read are plain numbers, the original
-ones; `rewrite` sees to it that they stay the original ones, so that this arithmetic means the same
-before and after pruning.
+computations are followed symbolically (see `sizes` for the elements). Sizes known when the file is
+read are plain numbers, the original ones; `rewrite` sees to it that they stay the original ones, so
+that this arithmetic means the same before and after pruning.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from .axes import Axis, Concat, Dim, Pin, pin, product, resolve
+from .axes import Dim, Pin, pin
 from .model import SMALL, Array, tensor_array
+from .sizes import UNKNOWN, Size, equal, is_number, larger, range_of, same, size_of, smaller
 
 if TYPE_CHECKING:
     from .network import Network
     from .op import Op
 
 
-class _Unknown:
-    """An element of which nothing is known; so is everything computed from it."""
-
-    def _same(self, *_: object) -> _Unknown:
-        return self
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _same
-    __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = _same
-    __neg__ = __abs__ = __pow__ = __rpow__ = _same
-
-    def __repr__(self) -> str:
-        return "?"
-
-
-UNKNOWN = _Unknown()
-
 #: What is computed in ways that are not followed has at most this many unknown elements.
 _FEW = 16
 #: Axes that an array can have: numpy 1 takes no more.
 _RANK = 32
-
-
-#: A product of sizes that only the run time knows: a number, and the dims.
-Term = tuple[int, tuple[Axis, ...]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """A sum of products of sizes that only the run time knows, as `2 n t + 1`.
-
-    Terms of the same dims are one, and in a fixed order: equal sizes are equal objects, as long as
-    no dim has become something else in between (see `normal`).
-    """
-
-    terms: tuple[Term, ...]
-
-    def _plus(self, other: Any) -> Any:
-        mine, terms = _terms(self), _terms(other)
-        return UNKNOWN if mine is None or terms is None else _sum(mine + terms)
-
-    __add__ = __radd__ = _plus
-
-    def _times(self, other: Any) -> Any:
-        mine, terms = _terms(self), _terms(other)
-        if mine is None or terms is None:
-            return UNKNOWN
-        return _sum([(f * g, a + b) for f, a in mine for g, b in terms])
-
-    __mul__ = __rmul__ = _times
-
-    def __neg__(self) -> Any:
-        return self * -1
-
-    def __sub__(self, other: Any) -> Any:
-        return self + other * -1
-
-    def __rsub__(self, other: Any) -> Any:
-        return other + self * -1
-
-    def __floordiv__(self, other: Any) -> Any:
-        """What times `other` is this size, whatever its dims are; UNKNOWN where nothing is."""
-        mine, terms = _terms(self), _terms(other)
-        if mine is None or not terms:
-            return UNKNOWN
-        if len(terms) == 1:
-            parts = [part for term in mine if (part := _quotient(term, terms[0]))]
-            return _sum(parts) if len(parts) == len(mine) else UNKNOWN
-        for term in mine:  # (2 n t + 2 n) // (t + 1): one term for each of the divisor's
-            part = _quotient(term, terms[0])
-            if part is not None and same(_sum([part]) * other, self):
-                return _sum([part])
-        return UNKNOWN
-
-    __truediv__ = __floordiv__
-
-    def _unknown(self, *_: object) -> object:
-        return UNKNOWN
-
-    __mod__ = __rmod__ = __rfloordiv__ = __rtruediv__ = __abs__ = _unknown
-    __pow__ = __rpow__ = _unknown
-
-
-#: A size of more terms, or of a product of more sizes, is not followed.
-_TERMS = 16
-
-
-def _terms(element: object) -> tuple[Term, ...] | None:
-    """The terms of an element, in dims as they are now; None where it is no whole number."""
-    if isinstance(element, Size):
-        found = normal(element)
-        return found.terms if isinstance(found, Size) else _terms(found)
-    if isinstance(element, (int, np.integer)):
-        return ((int(element), ()),) if element else ()
-    return None
-
-
-def _sum(terms: Iterable[Term]) -> Any:
-    """The terms added up: a Size, or a number where no dim is left; UNKNOWN if too long."""
-    found: dict[tuple[Axis, ...], int] = {}
-    for factor, dims in terms:
-        dims = tuple(sorted(dims, key=id))
-        found[dims] = found.get(dims, 0) + factor
-    left = [(factor, dims) for dims, factor in found.items() if factor]
-    if len(left) > _TERMS or any(len(dims) > _TERMS for _, dims in left):
-        return UNKNOWN
-    if any(abs(factor) >= 2**63 for factor, _ in left):
-        return UNKNOWN  # no size is as large
-    if any(dims for _, dims in left):
-        return Size(tuple(sorted(left, key=lambda term: [*map(id, term[1])])))
-    return left[0][0] if left else 0
-
-
-def _quotient(term: Term, by: Term) -> Term | None:
-    (factor, dims), (divisor, others) = term, by
-    rest = list(dims)
-    for dim in others:
-        if dim not in rest:
-            return None
-        rest.remove(dim)
-    return (factor // divisor, tuple(rest)) if factor % divisor == 0 else None
-
-
-def normal(size: Size) -> Any:
-    """`size` in dims as they are now: those that have become something else are written out."""
-    dims = [axis for _, each in size.terms for axis in each]
-    if all(isinstance(axis, Dim) and axis.bound is None for axis in dims):  # mostly so
-        return size
-    return sum(math.prod(map(size_of, each), start=factor) for factor, each in size.terms)
-
-
-def ratio(above: Sequence[Any], below: Sequence[Any]) -> Any:
-    """One product of sizes over another; UNKNOWN where it is not whole, whatever the sizes are."""
-    above, divisor = list(above), 1
-    for each in below:
-        # Mostly they are the same, and no arithmetic is needed.
-        if each in above and each is not UNKNOWN and each != 0:
-            above.remove(each)
-        else:
-            divisor = divisor * each
-    total = math.prod(above)
-    if isinstance(total, int) and isinstance(divisor, int):
-        return total // divisor if divisor and total % divisor == 0 else UNKNOWN
-    return total // divisor if isinstance(total, Size) else UNKNOWN
-
-
-def same(a: object, b: object) -> bool:
-    """True where two elements are one number, whatever the sizes are at run time."""
-    if isinstance(a, Size):
-        a = normal(a)
-    if isinstance(b, Size):
-        b = normal(b)
-    if isinstance(a, Size) or isinstance(b, Size):
-        return a == b
-    return is_number(a) and is_number(b) and a == b
-
-
-def axis_of(element: object) -> Axis | None:
-    """A new axis as long as `element` says, for a tensor that is the same all along it.
-
-    Since it is the same everywhere, it may be read as any axis of that length: as that of the
-    tensor whose Shape the element is, or as the usual order of batch and heads.
-    """
-    if isinstance(element, Size):
-        if len(element.terms) > 1:
-            return None
-        ((factor, dims),) = element.terms
-        return product((*dims, Dim(factor))) if factor > 0 else None
-    return Dim(int(element)) if is_number(element) else None  # type: ignore[call-overload]
-
-
-def size_of(axis: Axis) -> Any:
-    """The size of an axis as an element."""
-    if axis.size is not None:
-        return axis.size
-    axis = resolve(axis)
-    if isinstance(axis, Dim):
-        return Size(((1, (axis,)),))
-    if len(axis.parts) > _TERMS:
-        return UNKNOWN
-    sizes = map(size_of, axis.parts)
-    if isinstance(axis, Concat):
-        return sum(sizes)
-    return math.prod(sizes)
-
-
-def is_number(element: object) -> bool:
-    """True where an element is known."""
-    return isinstance(element, (int, float, np.integer, np.floating, bool, np.bool_))
 
 
 def has_values(op: Op) -> bool:
@@ -388,27 +203,6 @@ def _numbers(
     return _each(lambda *xs: function(*xs) if all(map(is_number, xs)) else UNKNOWN, plain)
 
 
-def _range_of(element: object) -> tuple[float, float]:
-    """The least and the greatest number that an element may be: no size is below zero."""
-    if is_number(element):
-        return element, element  # type: ignore[return-value]
-    if not isinstance(element, Size):
-        return -math.inf, math.inf
-    alone = sum(factor for factor, dims in element.terms if not dims)
-    factors = [factor for factor, dims in element.terms if dims]
-    return (
-        alone if min(factors) > 0 else -math.inf,
-        alone if max(factors) < 0 else math.inf,
-    )
-
-
-def _equal(a: Any, b: Any) -> Any:
-    if is_number(a) and is_number(b):
-        return a == b
-    least, most = _range_of(a - b)
-    return least == most == 0 if least > 0 or most < 0 or least == most else UNKNOWN
-
-
 def _comparison(
     function: Callable[[Any, Any], bool], plain: Callable[..., Any]
 ) -> Callable[..., Array]:
@@ -417,28 +211,14 @@ def _comparison(
     def compare(a: Any, b: Any) -> Any:
         if is_number(a) and is_number(b):
             return function(a, b)
-        first, last = (function(end, 0) for end in _range_of(a - b))
+        first, last = (function(end, 0) for end in range_of(a - b))
         return first if first == last else UNKNOWN
 
     return _each(compare, plain)
 
 
-def _larger(a: Any, b: Any) -> Any:
-    if is_number(a) and is_number(b):
-        return max(a, b)
-    least, most = _range_of(a - b)
-    return a if least >= 0 else b if most <= 0 else UNKNOWN
-
-
-def _smaller(a: Any, b: Any) -> Any:
-    if is_number(a) and is_number(b):
-        return min(a, b)
-    least, most = _range_of(a - b)
-    return b if least >= 0 else a if most <= 0 else UNKNOWN
-
-
-_max = _each(lambda *xs: reduce(_larger, xs))
-_min = _each(lambda *xs: reduce(_smaller, xs))
+_max = _each(lambda *xs: reduce(larger, xs))
+_min = _each(lambda *xs: reduce(smaller, xs))
 
 
 def _clip(op: Op, x: Array, *bounds: Array | None) -> Array:
@@ -634,7 +414,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Max": _max,
     "Abs": _numbers(abs),
     "Clip": _clip,
-    "Equal": _each(_equal, np.equal),
+    "Equal": _each(equal, np.equal),
     "Not": _numbers(lambda a: not a),
     "Greater": _comparison(operator.gt, np.greater),
     "Less": _comparison(operator.lt, np.less),

@@ -14,9 +14,9 @@ from onnxprune.axes import Dim, product
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.network import Network
+from onnxprune.sizes import UNKNOWN
 from onnxprune.strides import Count, count_of, counts_through
 from onnxprune.tables import built_in
-from onnxprune.values import UNKNOWN
 
 from .graphs import make, node, weight
 

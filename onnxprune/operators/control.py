@@ -9,8 +9,8 @@ from ..infer import walk
 from ..model import Node
 from ..network import Axes, Unsure
 from ..op import Op
+from ..sizes import is_number
 from ..tables import function
-from ..values import is_number
 
 
 def _body(op: Op, name: str) -> GraphProto:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..network import Unsure
 from ..op import Op
+from ..sizes import is_number
 from ..tables import function
-from ..values import is_number
 
 
 def _scalar(op: Op, i: int, attribute: str, default: float) -> float | None:

@@ -7,8 +7,8 @@ import math
 from ..axes import Axis, Dim
 from ..network import Axes
 from ..op import Op
+from ..sizes import axis_of, is_number
 from ..tables import function
-from ..values import axis_of, is_number
 
 
 @function("constant_of_shape")

@@ -7,8 +7,9 @@ from typing import Any
 from ..axes import Axis, Dim, Product, factor, is_pinned, product, resolve
 from ..network import Axes, Unsure
 from ..op import Op
+from ..sizes import UNKNOWN, Size, axis_of, is_number, ratio, same, size_of
 from ..tables import function
-from ..values import UNKNOWN, Size, axis_of, is_number, ratio, same, shape_range, size_of
+from ..values import shape_range
 
 
 @function("transpose")

@@ -21,9 +21,9 @@ from ..axes import (
 )
 from ..network import Axes, Unsure
 from ..op import Op
+from ..sizes import UNKNOWN, is_number, same, size_of
 from ..strides import counts_through
 from ..tables import function
-from ..values import UNKNOWN, is_number, same, size_of
 from .reshaping import regroup
 
 #: So many constant indices of a Gather are runs of their own, and so many runs of sizes that only

@@ -7,8 +7,8 @@ import math
 from ..axes import Axis, Dim, product
 from ..network import Axes, Unsure
 from ..op import Op
+from ..sizes import is_number
 from ..tables import function
-from ..values import is_number
 from .linear import takes_all
 
 

@@ -27,15 +27,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MODULES = ("axes", "rewrite", "strides", "matching", "notation", "exactness")
+MODULES = ("axes", "sizes", "rewrite", "strides", "matching", "notation", "exactness")
 RULES = tuple(f"rules/{path.name}" for path in sorted((ROOT / "rules").glob("*.toml")))
 
 #: The tests: those of one function each, then of whole models. `axes` and the like are run by most
 #: tests of the suite; these are the ones that would tell.
 TESTS = (
-    *("notation", "axes", "matching", "rewrite", "strides", "values", "exactness", "schemas"),
+    *("notation", "axes", "sizes", "values", "matching", "rewrite", "strides", "exactness"),
     *("plan", "regressions", "lossless", "mask", "loading", "fused", "external", "finer"),
-    *("exported", "rules", "fuzz"),
+    *("exported", "rules", "schemas", "fuzz"),
 )
 
 #: Not those of the random graphs' own check: each takes as long as all of the graphs, or follows
