@@ -20,9 +20,9 @@ from onnx import ModelProto, NodeProto
 
 from .axes import Axis, Choice, Dim, Rows, leaves
 from .lossless.contraction import Contraction, contraction
-from .lossless.facts import Floats
 from .lossless.folding import Editor, share
-from .lossless.walk import evaluate_unary, placed, rows
+from .lossless.rows import Floats, rows
+from .lossless.walk import evaluate_unary, placed
 from .network import Network
 from .rewrite import changed_positions
 from .words import counted
@@ -142,8 +142,8 @@ class _Moments:
         for axis in self.network.axes.get(node.output[0]) or []:
             for dim in _dims(axis):
                 gamma, beta = rows(scale, axes, dim), rows(bias, axes, dim)
-                if gamma is not None and beta is not None and gamma.shape[1] == 1:
-                    moments = Moments(beta[:, 0], np.abs(gamma[:, 0]))
+                if gamma is not None and beta is not None and gamma.width == 1:
+                    moments = Moments(beta.all()[:, 0], np.abs(gamma.all()[:, 0]))
                     self.known[node.output[0], dim] = moments
 
     def _same(self, node: NodeProto) -> None:

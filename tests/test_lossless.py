@@ -12,12 +12,14 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
+from onnxprune.axes import Dim
 from onnxprune.errors import NotPrunable
 from onnxprune.groups import find_groups
 from onnxprune.infer import infer
 from onnxprune.loading import load
 from onnxprune.lossless import Removable, find_removable, fold
 from onnxprune.lossless.facts import ONES, alike, nonzero
+from onnxprune.lossless.rows import Places, rows
 from onnxprune.model import Model
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import make_inputs, run, session
@@ -492,3 +494,54 @@ def test_long_rows_are_compared_to_their_ends() -> None:
     there = nonzero(rows, 0)
     assert there.tolist() == [i != 5 for i in range(12)]
     assert nonzero(rows[[5, 6]], 1).nonzero()[0].tolist() == list(range(4000, 5000))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_rows_are_copied_as_far_as_they_are_looked_at(axis: int, heads: int) -> None:
+    """What a row begins with, and some rows, are those of the whole matrix."""
+    rng = np.random.default_rng(0)
+    tensor = rng.standard_normal((12, 12, 2, 5)).astype(np.float32)
+    dim, n = Dim(12 // heads), 12 // heads
+    here: Places = {dim: [(np.arange(12), np.arange(12) % n)]}
+    found = rows(tensor, [here, {}] if axis == 0 else [{}, here], dim)
+    assert found is not None and rows(tensor, [here], Dim(n)) is None
+    assert found.width == heads * 120
+    moved = np.moveaxis(tensor, axis, 0)
+    whole = np.stack([moved[k::n].ravel() for k in range(n)])
+    assert np.array_equal(found.all(), whole)
+    scale = rng.standard_normal(n)
+    for each, wanted in ((found, whole), (found.scaled(scale), whole * scale[:, None])):
+        assert np.allclose(each.take(np.array([2, 0])), wanted[[2, 0]])
+        for count in (1, 7, 10, 11, 120, 121, 500):
+            assert np.allclose(each.begin(count), wanted[:, :count])
+    low, high = found.bounds()
+    assert np.array_equal(low, whole.min(axis=1)) and np.array_equal(high, whole.max(axis=1))
+
+
+def test_weights_in_files_are_read_once_and_say_what_weights_inside_say(tmp_path: Path) -> None:
+    """A channel of zeros, one that is another's multiple, and a dead one, in external data."""
+    w1, w2, w3 = weight("w1", 6, 600), weight("w2", 600, 600), weight("w3", 600, 4)
+    w1[:, 7], w1[:, 9] = 0, 2 * w1[:, 8]
+    w2[:, 3], w3[5] = 0, 0
+    made = make(
+        [
+            node("MatMul", ["x", "w1"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("MatMul", ["b", "w2"], ["c"]),
+            node("Relu", ["c"], ["d"]),
+            node("MatMul", ["d", "w3"], ["y"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4]},
+        {"w1": w1, "w2": w2, "w3": w3},
+    )
+
+    def find(model: ModelProto | Path) -> list[list[int]]:
+        network = infer(load(model), with_user_rules(()))
+        found = find_removable(network, find_groups(network))
+        return [sorted(each.channels.tolist()) for each in found]
+
+    inside, path = find(made), tmp_path / "model.onnx"
+    onnx.save(made, path, save_as_external_data=True, location="data", size_threshold=0)
+    assert inside == find(path) == [[7, 9], [3, 5]]

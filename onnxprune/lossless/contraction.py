@@ -11,7 +11,8 @@ from onnx import NodeProto
 from ..axes import Axis, Dim, leaves
 from ..model import Array, attributes
 from ..network import Network
-from .facts import Floats, nonzero
+from .facts import nonzero
+from .rows import Floats
 
 
 @dataclass(frozen=True)

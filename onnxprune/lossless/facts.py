@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import Array
+from .rows import Floats, Rows
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Slices are proportional when they differ by less than this, relative to their norm: a few units
@@ -117,14 +117,19 @@ def products(a: Facts, b: Facts) -> tuple[Ints, Floats]:
     return _named([a.label, b.label]), a.scale * b.scale
 
 
-def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
+def alike(*parts: Floats | Rows, within: Ints | None = None) -> tuple[Ints, Floats]:
     """Labels and scales of n rows, which lie side by side in the parts `[n, m]`.
 
     Rows that are proportional up to rounding share a label. Rows whose numbers in `within` differ
     never do. A row of zeros is zero times anything.
     """
-    if parts[0].shape[1] > _WIDE:
-        return _alike_wide(parts, within)
+    matrices = [part if isinstance(part, Rows) else Rows.of(part) for part in parts]
+    if matrices[0].width > _WIDE:
+        return _alike_wide(matrices, within)
+    return _alike([each.all() for each in matrices], within)
+
+
+def _alike(parts: Sequence[Floats], within: Ints | None) -> tuple[Ints, Floats]:
     n = len(parts[0])
     norm: Floats = np.sqrt(_dots(parts, parts))
     labels = _fresh(n)
@@ -158,16 +163,16 @@ def alike(*parts: Floats, within: Ints | None = None) -> tuple[Ints, Floats]:
     return labels, scale
 
 
-def _alike_wide(parts: Sequence[Floats], within: Ints | None) -> tuple[Ints, Floats]:
+def _alike_wide(parts: Sequence[Rows], within: Ints | None) -> tuple[Ints, Floats]:
     """The same for long rows: those that begin like no other are like no other."""
-    labels, scale = alike(parts[0][:, :_SKETCH], within=within)
+    labels, scale = _alike([parts[0].begin(_SKETCH)], within)
     _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     doubtful = np.flatnonzero((counts[which] > 1) | (scale == 0))
     if len(doubtful):
         # Compared in pieces, so that what is left to compare is short enough.
-        rest = [piece[doubtful] for part in parts for piece in _pieces(part)]
+        rest = [piece for part in parts for piece in _pieces(part.take(doubtful))]
         mine = None if within is None else within[doubtful]
-        labels[doubtful], scale[doubtful] = alike(*rest, within=mine)
+        labels[doubtful], scale[doubtful] = _alike(rest, mine)
     return labels, scale
 
 

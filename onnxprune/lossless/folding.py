@@ -17,8 +17,8 @@ from ..axes import Axis, Dim, leaves, occurrences
 from ..model import Array, graphs, replace_value, tensor_array
 from ..network import Network
 from .contraction import Contraction, contraction
-from .facts import Floats
 from .removable import Removable
+from .rows import Floats
 
 
 def fold(network: Network, removable: Sequence[Removable]) -> ModelProto:

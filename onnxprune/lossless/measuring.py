@@ -16,8 +16,8 @@ from ..groups import Group
 from ..network import Network
 from ..statistics import Request, collect, measurable
 from .contraction import contraction
-from .facts import Floats
 from .removable import Measured, consumers_of
+from .rows import Floats
 
 
 def measure_zero(network: Network, groups: Sequence[Group], calibration: Calibration) -> Measured:

@@ -22,7 +22,8 @@ from ..axes import Dim, Index, leaves
 from ..groups import Group
 from ..network import Network, Record
 from .contraction import Contraction, contraction
-from .facts import Facts, Floats
+from .facts import Facts
+from .rows import Floats
 from .walk import Walk
 
 #: What kind of nothing a channel carries, in the order in which it is looked for.

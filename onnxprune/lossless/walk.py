@@ -6,7 +6,7 @@ An operator that no rule knows leaves nothing known of its outputs, which is nev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 
 import numpy as np
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from ..ahead import ahead
 from ..axes import Axis, Dim, Index, leaves, occurrences
+from ..external import is_external
 from ..model import SMALL, Array, attributes
 from ..network import Network
 from .contraction import Contraction, contraction
-from .facts import Facts, Floats, alike, nonzero, pairs, products
+from .facts import Facts, alike, nonzero, pairs, products
+from .rows import Floats, Places, Rows, rows
 
 #: They put slices elsewhere, take from them, or average over other axes: what commutes with a
 #: factor, and gives nothing that is not within the slice's bounds.
@@ -41,10 +44,6 @@ _MONOTONE = {
 _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round", "Sign", "Cosh"}
 
 
-#: Where each dim is on an axis: positions, and the dim's channel at each.
-Places = Mapping[Dim, Sequence[tuple[Index, Index]]]
-#: Elements: weights above are not copied to float64.
-_LARGE = 1 << 18
 #: Of a tensor with more dims than this (a Concat of thousands, cut again) nothing is known: facts
 #: along each of so many, at every tensor on the way, would be quadratic in their number.
 _MANY = 256
@@ -65,8 +64,14 @@ class Walk:
         #: By identity, with the axis, which keeps that its own.
         self._places: dict[int, tuple[Axis, Places]] = {}
         self._there: dict[tuple[str, int], NDArray[np.bool_]] = {}
+        #: Weights that will be asked for, each read while the one before is looked at.
+        self._coming: Iterator[tuple[str, Array]] = iter(())
+        self._expected: set[str] = set()
 
     def run(self) -> Walk:
+        stored = dict.fromkeys(self._stored())
+        self._expected = set(stored)
+        self._coming = ahead((name, self.network.model.read(name)) for name in stored)
         for record in self.network.records:
             node = record.node
             if node.domain not in ("", "ai.onnx") and node.op_type != "FusedConv":
@@ -76,7 +81,28 @@ class Walk:
                 # A node that is not as its operator's specification has it says nothing.
                 with np.errstate(all="ignore"), suppress(LookupError, TypeError, ValueError):
                     rule(node)
+        self._coming, self._expected = iter(()), set()
         return self
+
+    def _stored(self) -> Iterator[str]:
+        """Weights in files of their own, in the order in which the walk will ask for them."""
+        constants = self.network.model.constants
+        if not any(map(is_external, constants.values())):
+            return
+        for record in self.network.records:
+            found = contraction(self.network, record.node)
+            stored = found is not None and is_external(constants[found.weight])
+            if found is not None and stored and self.dims(record.node.output[0]):
+                yield found.weight
+
+    def _read(self, name: str) -> Array:
+        if name in self._expected:
+            self._latest = None
+            for coming, value in self._coming:
+                self._expected.discard(coming)
+                if coming == name:
+                    return value
+        return self.network.model.read(name)
 
     def facts(self, name: str, dim: Dim) -> Facts:
         """What is known of a tensor along a dim; constants are looked into."""
@@ -95,12 +121,15 @@ class Walk:
             return self._latest[1]
         found = None
         if name in self.network.model.constants:
-            read = self.network.model.read(name)
+            read = self._read(name)
             found = read if read.dtype.kind == "f" else None
         if found is None or found.size <= SMALL:
             self.values[name] = found
         else:
             self._latest = name, found
+            # It is read once: what may be asked of it later is seen now.
+            for axis in range(found.ndim):
+                self._there[name, axis] = nonzero(found, axis)
         return found
 
     def dims(self, name: str) -> list[Dim]:
@@ -115,8 +144,8 @@ class Walk:
         free = dim.size is not None and dim.size > 1 and not dim.pinned
         return free and (self.wanted is None or dim in self.wanted)
 
-    def rows(self, name: str, dim: Dim, axis: int | None = None) -> Floats | None:
-        """A constant as `[dim.size, rest]`; see the function of this name."""
+    def rows(self, name: str, dim: Dim, axis: int | None = None) -> Rows | None:
+        """The rows of a constant; see the function of this name."""
         value = self.value(name)
         if value is None:
             return None
@@ -136,11 +165,13 @@ class Walk:
 
         None where the constant is not of floats, or the dim is not on that axis.
         """
-        value = self.value(name)
         places = self.on(name)[axis].get(dim)
-        if value is None or places is None:
+        if places is None:
             return None
         if (name, axis) not in self._there:
+            value = self.value(name)
+            if value is None:
+                return None
             self._there[name, axis] = nonzero(value, axis)
         there = self._there[name, axis]
         found = np.ones(dim.size or 0, dtype=bool)
@@ -274,9 +305,10 @@ class Walk:
             if first is None or second is None:
                 continue
             facts = self.facts(x, dim)
-            label, by = alike(first * facts.scale[:, None], second, within=facts.label)
-            ends = np.stack([first * facts.low[:, None], first * facts.high[:, None]])
-            ends = np.where(first == 0, 0, ends) + second
+            label, by = alike(first.scaled(facts.scale), second, within=facts.label)
+            factors = first.all()
+            ends = np.stack([factors * facts.low[:, None], factors * facts.high[:, None]])
+            ends = np.where(factors == 0, 0, ends) + second.all()
             low, high = ends.min(axis=(0, 2)), ends.max(axis=(0, 2))
             self.known[output, dim] = Facts(label, by, low, high).bounded(low, high)
 
@@ -324,7 +356,7 @@ class Walk:
         if weight is None:
             facts = Facts(facts.label, facts.scale, *unbounded)
             return facts.unscaled() if found.bias else facts
-        whole = weight * facts.scale[:, None]
+        whole = weight.scaled(facts.scale)
         parts = [whole] if bias is None else [whole, bias]
         return Facts(*alike(*parts, within=facts.label), *unbounded)
 
@@ -359,31 +391,10 @@ def placed(axis: Axis) -> Places:
     return dict(found)
 
 
-def rows(value: Array, axes: Sequence[Places], dim: Dim, axis: int | None = None) -> Floats | None:
-    """`value` as `[dim.size, rest]`, along the axis that is named, or the only one with the dim.
-
-    None where the dim is not there, or on several axes and none is named.
-    """
-    on = [i for i, each in enumerate(axes) if dim in each and axis in (None, i)]
-    if len(on) != 1:
-        return None
-    found = axes[on[0]][dim]
-    positions = np.concatenate([p for p, _ in found])
-    channels = np.concatenate([c for _, c in found])
-    order = positions[np.argsort(channels, kind="stable")]
-    start, stop = int(order[0]), int(order[0]) + len(order)
-    run = (order == np.arange(start, stop)).all()  # then nothing is copied
-    moved = np.moveaxis(value, on[0], 0)[slice(start, stop) if run else order]
-    matrix = moved.reshape(dim.size or 0, -1)
-    large = matrix.dtype == np.float32 and matrix.size > _LARGE  # twice as much of it in float64
-    found_rows: Floats = matrix if large else matrix.astype(np.float64)
-    return found_rows
-
-
-def _of_rows(found: Floats) -> Facts:
-    low, high = found.min(axis=1), found.max(axis=1)
+def _of_rows(found: Rows) -> Facts:
+    low, high = found.bounds()
     if (low == high).all():  # a vector: every row is a multiple of ones
-        return Facts.unknown(len(found)).bounded(low, high)
+        return Facts.unknown(len(low)).bounded(low, high)
     return Facts(*alike(found), low, high).bounded(low, high)
 
 

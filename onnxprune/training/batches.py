@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ahead import ahead
 from ..calibration import Calibration
 from ..errors import UsageError
 from ..model import Array
@@ -99,7 +99,7 @@ class Batches:
             mine = whole[self._rank :: self._workers]
             return list(self._pieces(mine if len(mine) else whole[:1]))
 
-        yield from _ahead(step, self.steps)
+        yield from ahead(map(step, range(self.steps)))
 
     def judging(self, size: int = 64) -> Iterator[Batch]:
         """The samples held out, always in the same order."""
@@ -116,14 +116,3 @@ class Batches:
             feeds = {name: np.require(x, requirements="W") for name, x in self._rows(mine).items()}
             labels = feeds.pop(LABELLED, None)
             yield Batch(feeds, labels, real, real < len(mine))
-
-
-def _ahead(step: Callable[[int], list[Batch]], count: int) -> Iterator[list[Batch]]:
-    """The results of `step`, each read while the one before is being used."""
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(step, 0)
-        for i in range(count):
-            found = following.result()
-            if i + 1 < count:
-                following = reader.submit(step, i + 1)
-            yield found
