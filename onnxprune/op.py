@@ -9,7 +9,7 @@ from onnx import AttributeProto, GraphProto
 
 from .axes import Axis, Dim, Pin, cancel, is_pinned, pin, resolve, unify
 from .matching import match
-from .model import Array, Node, attribute_value, captured, graphs, node_name, subgraphs
+from .model import LONGEST, Array, Node, attribute_value, captured, graphs, node_name, subgraphs
 from .network import Axes, Frozen, Network, Patch, Record, Unsure
 from .notation import Pattern
 from .tables import Rule
@@ -137,7 +137,10 @@ class Op:
     # -- saying ----------------------------------------------------------------------------------
 
     def out(self, axes: Sequence[Axis], i: int = 0) -> None:
-        """Output `i` has these axes."""
+        """Output `i` has these axes. Raises Unsure where one is longer than any that there is."""
+        for axis in axes:
+            if (axis.size or 0) > LONGEST:
+                raise Unsure(f"it would make an axis of {axis.size} elements")
         if i < len(self.outputs) and self.outputs[i]:
             self.network.axes[self.outputs[i]] = list(axes)
 

@@ -22,8 +22,10 @@ from onnxprune import trust
 from onnxprune.cli import watch
 from onnxprune.errors import BrokenModel, CheckFailed, UnsupportedModel
 from onnxprune.external import stored_bytes
+from onnxprune.infer import infer
 from onnxprune.integrity import check
 from onnxprune.loading import load
+from onnxprune.tables import built_in
 from tests.damage.cases import Corpus, execute
 from tests.damage.forkserver import run_forked
 from tests.graphs import make, node, perceptron, two_convs, weight
@@ -752,3 +754,28 @@ def test_a_size_below_zero() -> None:
         },
     )
     assert onnxprune.plan(model).kept
+
+
+def test_a_size_that_no_tensor_has() -> None:
+    """A Reshape to 2^40: nothing may list the positions of such an axis."""
+    model = make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("MatMul", ["h", "w2"], ["y"]),
+            node("Reshape", ["x", "long"], ["wide"]),
+            node("MatMul", ["wide", "w3"], ["g"]),
+            node("MatMul", ["g", "w4"], ["z"]),
+        ],
+        {"x": ["N", 6]},
+        {"y": ["N", 4], "z": None},  # type: ignore[dict-item]
+        {
+            "w1": weight("w1", 6, 8),
+            "w2": weight("w2", 8, 4),
+            "w3": weight("w3", 6, 8),
+            "w4": weight("w4", 8, 4),
+            "long": np.array([-1, 2**40, 6], np.int64),
+        },
+    )
+    assert "w1" in onnxprune.plan(model).kept
+    (why,) = [r for _, r in infer(load(model), built_in()).refused]
+    assert "1099511627776 elements" in why
