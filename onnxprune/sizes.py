@@ -1,8 +1,9 @@
 """Sizes that only the run time knows, as elements that shapes are computed with.
 
-An element is a number, a `Size` (a sum of products of such sizes) or `UNKNOWN`. They are added,
-multiplied and compared as far as this holds whatever the sizes are: none is below zero, and that
-is all that is known of them.
+An element is a number, a `Size` (a sum of products of such sizes) or `UNKNOWN`. They are added and
+multiplied, and a size is compared with a number as far as this holds whatever the size is: none is
+below zero. Two sizes are never compared, nor is their difference a number: where one dim may be
+broadcast along another, or a file gives two dims one name, they are taken for one.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ Term = tuple[int, tuple[Axis, ...]]
 class Size:
     """A sum of products of sizes that only the run time knows, as `2 n t + 1`.
 
-    Terms of the same dims are one, and in a fixed order: equal sizes are equal objects, as long as
-    no dim has become something else in between (see `normal`).
+    Terms, and dims in them, are in the order in which they came.
     """
 
     terms: tuple[Term, ...]
 
     def _plus(self, other: Any) -> Any:
         mine, terms = _terms(self), _terms(other)
-        return UNKNOWN if mine is None or terms is None else _sum(mine + terms)
+        found = UNKNOWN if mine is None or terms is None else _sum(mine + terms)
+        return found if isinstance(found, Size) else UNKNOWN
 
     __add__ = __radd__ = _plus
 
@@ -102,24 +103,25 @@ def _terms(element: object) -> tuple[Term, ...] | None:
     if isinstance(element, Size):
         found = normal(element)
         return found.terms if isinstance(found, Size) else _terms(found)
-    if isinstance(element, (int, np.integer)):
-        return ((int(element), ()),) if element else ()
+    if is_number(element) and float(element).is_integer():  # type: ignore[arg-type]
+        return ((int(element), ()),) if element else ()  # type: ignore[call-overload]
     return None
 
 
 def _sum(terms: Iterable[Term]) -> Any:
     """The terms added up: a Size, or a number where no dim is left; UNKNOWN if too long."""
-    found: dict[tuple[Axis, ...], int] = {}
+    found: dict[tuple[int, ...], Term] = {}
     for factor, dims in terms:
-        dims = tuple(sorted(dims, key=id))
-        found[dims] = found.get(dims, 0) + factor
-    left = [(factor, dims) for dims, factor in found.items() if factor]
+        key = tuple(sorted(map(id, dims)))
+        before, dims = found.get(key, (0, dims))
+        found[key] = before + factor, dims
+    left = [term for term in found.values() if term[0]]
     if len(left) > _TERMS or any(len(dims) > _TERMS for _, dims in left):
         return UNKNOWN
     if any(abs(factor) >= 2**63 for factor, _ in left):
         return UNKNOWN  # no size is as large
     if any(dims for _, dims in left):
-        return Size(tuple(sorted(left, key=lambda term: [*map(id, term[1])])))
+        return Size(tuple(left))
     return left[0][0] if left else 0
 
 
@@ -158,13 +160,14 @@ def ratio(above: Sequence[Any], below: Sequence[Any]) -> Any:
 
 def same(a: object, b: object) -> bool:
     """True where two elements are one number, whatever the sizes are at run time."""
-    if isinstance(a, Size):
-        a = normal(a)
-    if isinstance(b, Size):
-        b = normal(b)
-    if isinstance(a, Size) or isinstance(b, Size):
+    if is_number(a) and is_number(b):
         return a == b
-    return is_number(a) and is_number(b) and a == b
+    one, other = _terms(a), _terms(b)
+    return one is not None and other is not None and _alike(one) == _alike(other)
+
+
+def _alike(terms: Iterable[Term]) -> set[tuple[int, tuple[int, ...]]]:
+    return {(factor, tuple(sorted(map(id, dims)))) for factor, dims in terms}
 
 
 def axis_of(element: object) -> Axis | None:
@@ -215,19 +218,26 @@ def range_of(element: object) -> tuple[float, float]:
     )
 
 
+def difference(a: Any, b: Any) -> tuple[float, float]:
+    """The least and the greatest number that `a - b` may be."""
+    if isinstance(a, Size) and isinstance(b, Size):
+        return -math.inf, math.inf
+    return range_of(a - b)
+
+
 def equal(a: Any, b: Any) -> Any:
     """Whether two elements are one number; UNKNOWN where that hangs on the sizes."""
     if is_number(a) and is_number(b):
         return a == b
-    least, most = range_of(a - b)
-    return least == most == 0 if least > 0 or most < 0 or least == most else UNKNOWN
+    least, most = difference(a, b)
+    return False if least > 0 or most < 0 else UNKNOWN
 
 
 def larger(a: Any, b: Any) -> Any:
     """The larger of two elements; UNKNOWN where that hangs on the sizes."""
     if is_number(a) and is_number(b):
         return max(a, b)
-    least, most = range_of(a - b)
+    least, most = difference(a, b)
     return a if least >= 0 else b if most <= 0 else UNKNOWN
 
 
@@ -235,5 +245,5 @@ def smaller(a: Any, b: Any) -> Any:
     """The smaller of two elements; UNKNOWN where that hangs on the sizes."""
     if is_number(a) and is_number(b):
         return min(a, b)
-    least, most = range_of(a - b)
+    least, most = difference(a, b)
     return b if least >= 0 else a if most <= 0 else UNKNOWN

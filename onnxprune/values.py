@@ -19,7 +19,7 @@ import onnx
 
 from .axes import Dim, Pin, pin
 from .model import SMALL, Array, tensor_array
-from .sizes import UNKNOWN, Size, equal, is_number, larger, range_of, same, size_of, smaller
+from .sizes import UNKNOWN, Size, difference, equal, is_number, larger, same, size_of, smaller
 
 if TYPE_CHECKING:
     from .network import Network
@@ -211,7 +211,7 @@ def _comparison(
     def compare(a: Any, b: Any) -> Any:
         if is_number(a) and is_number(b):
             return function(a, b)
-        first, last = (function(end, 0) for end in range_of(a - b))
+        first, last = (function(end, 0) for end in difference(a, b))
         return first if first == last else UNKNOWN
 
     return _each(compare, plain)
@@ -272,12 +272,31 @@ _WHOLE = frozenset(
 )
 
 
+#: What is wide enough for the sizes that there are.
+_WIDE = frozenset(
+    {
+        *(onnx.TensorProto.INT64, onnx.TensorProto.INT32),
+        *(onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE),
+    }
+)
+_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16})
+
+
 def _cast(op: Op, x: Array) -> Array:
     kind = op.attr("to")
     if kind == onnx.TensorProto.STRING:
         raise ValueError("no shape is made of strings")
-    whole = kind in _WHOLE
-    flat = [int(e) if whole and is_number(e) else e for e in x.ravel().tolist()]
+
+    def convert(element: Any) -> Any:
+        if not is_number(element):
+            return element if kind in _WIDE else UNKNOWN
+        if kind == onnx.TensorProto.BOOL:
+            return bool(element)
+        if kind in _WHOLE:
+            return int(element)
+        return float(element) if kind in _FLOATS else element
+
+    flat = [convert(element) for element in x.ravel().tolist()]
     return np.array([*flat, None], dtype=object)[:-1].reshape(x.shape)
 
 

@@ -12,8 +12,10 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.axes import leaves
+from onnxprune.errors import NotPrunable
 from onnxprune.infer import infer
 from onnxprune.loading import load
+from onnxprune.runtime import run, session
 from onnxprune.strides import Count, count_of
 from onnxprune.tables import built_in
 
@@ -608,3 +610,132 @@ def test_a_token_before_a_sequence_is_cut_off_again() -> None:
         },
     )
     assert kept(made) == {"w1": (4, 2)}
+
+
+def wrong_at(model: ModelProto, *sizes: dict[str, list[int]]) -> list[dict[str, list[int]]]:
+    """Prune by half: at which sizes of its inputs the pruned model is not the masked original."""
+    pruned = onnxprune.prune(model, benchmark=False).model
+    whole, left = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.graph.initializer}
+        for each in (model, pruned)
+    )
+    masked = ModelProto()
+    masked.CopyFrom(model)
+    for tensor in masked.graph.initializer:
+        value = whole[tensor.name]
+        if value.dtype == np.float32 and tensor.name in left:
+            there = value * np.isin(value, left[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(there, tensor.name))
+    found = []
+    for each in sizes:
+        feeds = {name: weight(name, *shape) for name, shape in each.items()}
+        wanted, given = (run(session(m, optimize=False), feeds) for m in (masked, pruned))
+        if not all(np.allclose(wanted[name], given[name], atol=1e-4) for name in wanted):
+            found.append(each)
+    return found
+
+
+def branching(*nodes: NodeProto, **more: list[str | int]) -> ModelProto:
+    """A layer whose results are negated where `condition` is false, and another."""
+
+    def branch(name: str, negated: bool) -> onnx.GraphProto:
+        inside = [node("Neg", ["h"], [f"{name}n"])] if negated else []
+        inside.append(node("MatMul", [f"{name}n" if negated else "h", "w2"], [f"{name}y"]))
+        out = helper.make_tensor_value_info(f"{name}y", onnx.TensorProto.FLOAT, None)
+        return helper.make_graph(inside, name, [], [out])
+
+    return make(
+        [
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("Shape", ["x"], ["t"], start=1, end=2),
+            *nodes,
+            node("Squeeze", ["condition"], ["c"]),
+            node("If", ["c"], ["y"], then_branch=branch("a", False), else_branch=branch("b", True)),
+        ],
+        {"x": ["n", "t", 6], **more},
+        {"y": None},  # type: ignore[dict-item]
+        {
+            **{"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 3)},
+            **{"one": ints(1), "two": ints(2), "five": ints(5), "three": ints(3)},
+        },
+    )
+
+
+@pytest.mark.parametrize("kind", ["Equal", "Greater", "LessOrEqual"])
+def test_a_size_may_be_that_of_what_is_broadcast_along_it(kind: str) -> None:
+    """`[n, t, 6] + [n, s, 1]` is t long, or s where t is 1: its size is not compared with t."""
+    made = branching(
+        node("Add", ["x", "p"], ["z"]),
+        node("Shape", ["z"], ["longer"], start=1, end=2),
+        node(kind, ["longer", "t"], ["condition"]),
+        p=["n", "s", 1],
+    )
+    assert not wrong_at(made, {"x": [2, 5, 6], "p": [2, 1, 1]}, {"x": [2, 1, 6], "p": [2, 5, 1]})
+
+
+@pytest.mark.parametrize(("kind", "length"), [("INT8", 300), ("FLOAT16", 4097), ("BOOL", 5)])
+def test_a_size_that_a_type_cannot_hold(kind: str, length: int) -> None:
+    made = branching(
+        node("Cast", ["t"], ["narrow"], to=getattr(onnx.TensorProto, kind)),
+        node("Cast", ["narrow"], ["wide"], to=onnx.TensorProto.INT64),
+        node("Equal", ["wide", "t"], ["condition"]),
+    )
+    assert not wrong_at(made, {"x": [1, 1, 6]}, {"x": [1, length, 6]})
+
+
+def test_numbers_are_divided_as_what_they_were_cast_to() -> None:
+    """`ceil(5.0 / 2.0)` is 3."""
+    made = branching(
+        node("Cast", ["five"], ["a"], to=onnx.TensorProto.FLOAT),
+        node("Cast", ["two"], ["b"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["a", "b"], ["q"]),
+        node("Ceil", ["q"], ["r"]),
+        node("Cast", ["r"], ["i"], to=onnx.TensorProto.INT64),
+        node("Equal", ["i", "three"], ["condition"]),
+    )
+    assert not wrong_at(made, {"x": [2, 5, 6]})
+
+
+def summed(*nodes: NodeProto, **more: list[str | int]) -> ModelProto:
+    """Numbers before eight channels; of both, the first four are taken."""
+    return make(
+        [
+            *nodes,
+            node("MatMul", ["x", "w1"], ["h"]),
+            node("ReduceSum", ["new", "two"], ["numbers"], keepdims=1),
+            node("ReduceMax", ["h"], ["most"], axes=[1], keepdims=1),
+            node("Transpose", ["most"], ["channels"], perm=[0, 2, 1]),
+            node("Concat", ["numbers", "channels"], ["all"], axis=1),
+            node("Slice", ["all", "zero", "four", "one"], ["first"]),
+            node("ReduceSum", ["first", "one"], ["y"]),
+        ],
+        {"x": ["n", "t", 6], **more},
+        {"y": None, "present": ["n", "s", 6]},  # type: ignore[dict-item]
+        {
+            **{"w1": weight("w1", 6, 8), "zero": ints(0), "one": ints(1), "two": ints(2)},
+            **{"four": ints(4), "end": ints(2**62)},
+        },
+    )
+
+
+def test_a_sum_of_lengths_that_has_the_name_of_one() -> None:
+    """Past and present both declared `s` long: what is new is not of size 0."""
+    made = summed(
+        node("Concat", ["past", "x"], ["present"], axis=1),
+        node("Shape", ["past"], ["begin"], start=1, end=2),
+        node("Slice", ["present", "begin", "end", "one"], ["new"]),
+        past=["n", "s", 6],
+    )
+    with pytest.raises(NotPrunable):
+        wrong_at(made, {"x": [2, 5, 6], "past": [2, 4, 6]})
+
+
+def test_a_slice_that_seems_empty_need_not_be() -> None:
+    made = summed(
+        node("Add", ["x", "p"], ["present"]),
+        node("Shape", ["x"], ["begin"], start=1, end=2),
+        node("Slice", ["present", "begin", "end", "one"], ["new"]),
+        p=["n", "s", 1],
+    )
+    with pytest.raises(NotPrunable):
+        wrong_at(made, {"x": [2, 5, 6], "p": [2, 1, 1]}, {"x": [2, 1, 6], "p": [2, 3, 1]})

@@ -74,10 +74,11 @@ def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Ro
     report = result.report
     certificate = report.certificate
     assert certificate and report.before and report.after
-    before = embedding_elements(proto, tables)
-    after = embedding_elements(result.model, tables)
+    before = tensor_elements(proto, tables)
+    after = tensor_elements(result.model, tables)
     rest = report.before.parameters - before
-    weights = distinct_elements(proto, network.scored)
+    weights = distinct(proto, network.scored)
+    whole = tensor_elements(proto, weights)
     return row | {
         "status": "ok",
         "prunable": True,
@@ -91,9 +92,7 @@ def measure(path: Path, ratio: float, shapes: dict[str, list[int]] | None) -> Ro
         "left": report.parameters_left,
         "embedding_share": before / max(1, report.before.parameters),
         "left_without_embeddings": (report.after.parameters - after) / rest if rest else None,
-        "left_of_weights": (
-            distinct_elements(result.model, network.scored) / weights if weights else None
-        ),
+        "left_of_weights": tensor_elements(result.model, weights) / whole if whole else None,
         "free_widths_allow": report.free_widths_allow,
         "groups": len(report.groups),
         "refused": report.refused[:20],
@@ -265,24 +264,23 @@ def embeddings(proto: ModelProto) -> set[str]:
     return found
 
 
-def embedding_elements(proto: ModelProto, tables: set[str]) -> int:
-    return sum(
-        math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.name in tables
-    )
+def tensor_elements(proto: ModelProto, names: Collection[str]) -> int:
+    return sum(math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.name in names)
 
 
-def distinct_elements(proto: ModelProto, names: Collection[str]) -> int:
-    """The elements of the tensors `names`, each once: what else a file holds depends on its maker.
+def distinct(proto: ModelProto, names: Collection[str]) -> set[str]:
+    """Of the tensors `names` one for each content: what else a file holds depends on its maker.
 
     One exporter writes a tied weight twice, once transposed, and the other once; the one folds
     masks and tables of positions to constants that the other computes.
     """
-    found: dict[bytes, int] = {}
+    found: dict[bytes, str] = {}
     for tensor in proto.graph.initializer:
         if tensor.name in names:
             array = to_array(tensor)
-            found[min(sha256(each.tobytes()).digest() for each in (array, array.T))] = array.size
-    return sum(found.values())
+            key = min(sha256(each.tobytes()).digest() for each in (array, array.T))
+            found.setdefault(key, tensor.name)
+    return set(found.values())
 
 
 def lines(text: str) -> Iterator[str]:

@@ -57,10 +57,13 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
         if None in sizes:
             # A run of `(h w 6)`, h and w being the run time's: only its size can be followed on.
             op.pin_all(runs, _UNKNOWN_RUN)
+            whole = concat(runs)
             out[at] = op.network.symbol(hint[at] if hint and len(hint) == rank else None)
+            if any(resolve(out[at]) is part for part in leaves(whole)):
+                out[at] = Dim(None)  # a file that gives it the name of a part of it
             op.pin(out[at], _UNKNOWN_RUN)
             if len(runs) <= _FEW:
-                op.unify(out[at], concat(runs))
+                op.unify(out[at], whole)
         else:
             out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
     else:
@@ -196,7 +199,7 @@ def _between(axis: Axis, start: Any, end: Any, step: Any) -> Axis | None:
         end = boundaries[-1]
     first = [i for i, boundary in enumerate(boundaries) if same(boundary, start)]
     last = [i for i, boundary in enumerate(boundaries) if same(boundary, end)]
-    if not first or not last or first[0] > last[0]:
+    if not first or not last or first[0] >= last[0]:
         return None
     return concat(runs[first[0] : last[0]])
 
