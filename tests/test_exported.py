@@ -739,3 +739,18 @@ def test_a_slice_that_seems_empty_need_not_be() -> None:
     )
     with pytest.raises(NotPrunable):
         wrong_at(made, {"x": [2, 5, 6], "p": [2, 1, 1]}, {"x": [2, 1, 6], "p": [2, 3, 1]})
+
+
+def test_lengths_that_add_up_without_end_are_no_longer_followed() -> None:
+    """Each of a hundred Concats adds to the one before: an axis of a hundred runs helps no one."""
+    chain = [node("Concat", [f"c{i}", "c0"], [f"c{i + 1}"], axis=1) for i in range(100)]
+    made = make(
+        [node("MatMul", ["x", "w1"], ["c0"]), *chain, node("MatMul", ["c100", "w2"], ["y"])],
+        {"x": ["n", "t", 6]},
+        {"y": None},  # type: ignore[dict-item]
+        {"w1": weight("w1", 6, 8), "w2": weight("w2", 8, 3)},
+    )
+    network = infer(load(made), built_in())
+    lengths = [len(list(leaves((network.axes[f"c{i}"] or [])[1]))) for i in range(101)]
+    assert lengths[:4] == [1, 2, 3, 4] and max(lengths) <= 8
+    assert kept(made) == {"w1": (8, 4)}

@@ -62,7 +62,7 @@ def concatenate_of(op: Op, operands: list[Axes], at: int) -> None:
             if any(resolve(out[at]) is part for part in leaves(whole)):
                 out[at] = Dim(None)  # a file that gives it the name of a part of it
             op.pin(out[at], _UNKNOWN_RUN)
-            if len(runs) <= _FEW:
+            if not isinstance(whole, Concat) or len(whole.parts) <= _FEW:
                 op.unify(out[at], whole)
         else:
             out[at] = Dim(sum(s for s in sizes if s), _pins(runs))
