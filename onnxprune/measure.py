@@ -19,7 +19,8 @@ from onnx.inliner import inline_local_functions
 from onnxprune import external
 from onnxprune.inputs import Model, proto
 from onnxprune.macs import MULTIPLYING, multiplications
-from onnxprune.shapes import graphs, infer, subgraphs, weightless
+from onnxprune.model import subgraphs
+from onnxprune.shapes import graphs, infer, weightless
 from onnxprune.wire import byte_size
 
 __all__ = ["Size", "count"]

@@ -30,6 +30,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.inputs import Array, batch_dims, bound, free_dims, input_specs, shape_of
+from onnxprune.model import subgraphs
 from onnxprune.runtime import run, session
 from onnxprune.shape_inference import infer_shapes, negative_size, windows_fit, without_slices
 
@@ -90,13 +91,6 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
     for node in graph.node:
         for inner in subgraphs(node):
             yield from graphs(inner)
-
-
-def subgraphs(node: NodeProto) -> list[GraphProto]:
-    held = [a for a in node.attribute if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)]
-    return [a.g for a in held if a.type == AttributeProto.GRAPH] + [
-        g for a in held for g in a.graphs
-    ]
 
 
 def weightless(model: ModelProto) -> ModelProto:
