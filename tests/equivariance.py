@@ -18,7 +18,9 @@ some of their sizes left to the run time.
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,13 +42,19 @@ from onnxprune.network import Network
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import run, session
 from onnxprune.tables import REST, Rule, built_in, operator_name
+from tests.operator_schemas import OPSETS, schemas_of
+from tests.references import computed
 
 Array = NDArray[Any]
 Choice = dict[Dim, Index]
 
-#: What onnxruntime 1.31 runs.
-OPSETS = range(7, 27)
+#: No product of a rule has more factors, and few sums more terms.
+_TOGETHER = 3
+
 _IR = 10
+
+#: What schemas call the zero point of an output.
+_POINT = re.compile(r"(y|Y|C|z|reduced)_zero_point")
 
 
 @dataclass(frozen=True)
@@ -271,8 +279,7 @@ def prove(case: Case, rules: Mapping[str, Rule] | None = None, seed: int = 0) ->
     """Try what the rules say of a model. Raises AssertionError where it does not hold."""
     try:
         model = load(case.model)
-        original = session(model.proto, optimize=False)
-        base, again = run(original, case.feeds), run(original, case.feeds)
+        base, again = results(model.proto, case.feeds), results(model.proto, case.feeds)
     except OnnxPruneError as error:
         return Proof(skipped=str(error))
     network = infer(model, rules or built_in(), pin_interface=False)
@@ -281,33 +288,41 @@ def prove(case: Case, rules: Mapping[str, Rule] | None = None, seed: int = 0) ->
     return Proof(tried.run())
 
 
-def keeps_zero(case: Case) -> bool | None:
-    """Whether zeros in the first operand, or in all that is scored, make zeros of the first output.
+@dataclass(frozen=True)
+class Zeros:
+    """Operands of a node that may be zero at some positions of one dim, and what comes of it."""
 
-    Along all free dims, that is.
+    #: Numbers of the operands.
+    operands: tuple[int, ...]
+    #: What was said and seen: of its output being zero there, or of sums over the dim being exact.
+    about: str
+    said: bool
+    seen: bool
 
-    None if the case says nothing of it.
+
+def zeros(case: Case) -> list[Zeros]:
+    """What a rule's `zero` and `sums` say of each set of operands, and what onnxruntime does.
+
+    Empty if the case says nothing of it.
     """
     try:
         model = load(case.model)
-        base = run(session(model.proto, optimize=False), case.feeds)
+        base = results(model.proto, case.feeds)
     except OnnxPruneError:
-        return None
-    return _Trial(case, infer(model, built_in(), pin_interface=False), base, 0).keeps_zero()
+        return []
+    trial = _Trial(case, infer(model, built_in(), pin_interface=False), base, 0)
+    return list(trial.zeros())
 
 
-def unsaid_zeros(case: Case) -> set[int] | None:
-    """The operands that make zero by themselves, and that a term of the rule's `zero` lacks.
-
-    None if the case says nothing of it.
-    """
+def results(model: ModelProto, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    """What onnxruntime gives, or where it has no kernel, a reference. Raises OnnxPruneError."""
     try:
-        model = load(case.model)
-        base = run(session(model.proto, optimize=False), case.feeds)
-        network = infer(model, built_in(), pin_interface=False)
-        return _Trial(case, network, base, 0).unsaid_zeros()
+        return run(session(model, optimize=False), feeds)
     except OnnxPruneError:
-        return None
+        found = computed(model, feeds)
+        if found is None:
+            raise
+        return found
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -403,7 +418,7 @@ class _Trial:
         story = f"{self.case}: {what}: {self.told(choice)}"
         feeds = {name: self.taken(name, value, choice) for name, value in self.case.feeds.items()}
         try:
-            found = run(session(model, optimize=False), feeds)
+            found = results(model, feeds)
         except OnnxPruneError as error:
             raise AssertionError(f"{story}\nit does not run: {error}") from error
         for name in self.outputs:
@@ -472,7 +487,7 @@ class _Trial:
             for tensor in proto.graph.initializer:
                 if tensor.name == name:
                     tensor.CopyFrom(numpy_helper.from_array(value, name))
-        return run(session(proto, optimize=False), feeds)
+        return results(proto, feeds)
 
     def zero_outside(self, name: str, value: Array, kept: Choice) -> Array:
         value = value.copy()
@@ -493,6 +508,22 @@ class _Trial:
         found = given[point] if point in given else self.network.model.read(point)
         return codes.spread(found, value.shape)
 
+    def zero_of_output(self, name: str, found: Mapping[str, Array]) -> Array:
+        """The zero point of an output of codes, which is an operand, or another output."""
+        assert self.record is not None
+        node, value = self.record.node, found[name]
+        if node.op_type == "DynamicQuantizeLinear":
+            return found[node.output[2]]
+        schema = schemas_of(operator_name(node.domain, node.op_type))[-1]
+        for operand, given in [*zip(schema.inputs, node.input, strict=False)][::-1]:
+            if given and _POINT.fullmatch(operand.name):
+                point = self.case.feeds.get(given)
+                point = self.network.model.read(given) if point is None else point
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+                shape = [-1 if i == axis % value.ndim else 1 for i in range(value.ndim)]
+                return point if point.size == 1 else point.reshape(shape)
+        return np.zeros((), value.dtype)
+
     def check_zeros(self) -> None:
         """Where the operands that `zero` names are zero, so is the first output."""
         if self.record is None or not self.record.keeps_zero or not self.steady:
@@ -510,52 +541,88 @@ class _Trial:
                 f"{self.case}: zeros in {names} along {dim} do not make {output!r} zero"
             )
 
-    def keeps_zero(self) -> bool | None:
-        """Whether some zeros do what `check_zeros` asks for, along all dims."""
-        output = self.outputs[0]
-        if self.record is None or self.base[output].dtype.kind != "f":
-            return None
-        inputs = self.record.node.input
-        scored = [inputs[i] for i in self.record.rule.score if i < len(inputs) and inputs[i]]
-        found = []
-        for names in (inputs[:1], scored):
-            shared = self.shared([*names, output])
-            if names and shared:
-                found.append(all(self.makes_zero(names, dim) for dim in shared))
-        return any(found) if found else None
-
-    def unsaid_zeros(self) -> set[int] | None:
-        """The operands that make zero by themselves, and that a term of the rule's `zero` lacks."""
-        output = self.outputs[0]
-        if self.record is None or not self.record.keeps_zero or self.base[output].dtype.kind != "f":
-            return None
-        terms = self.terms(sums=False)
-        inputs = self.record.node.input
-        return {
+    def zeros(self) -> Iterator[Zeros]:
+        """Sets of up to `_TOGETHER` operands that have a dim, and what their zeros along it do."""
+        record = self.record
+        if record is None or not record.keeps_zero:
+            return
+        if any(self.base[name].dtype.kind not in "fiu" for name in self.outputs):
+            return
+        inputs, rule = list(record.node.input), record.rule
+        summed = {dim for axis in record.contracted for dim in leaves(axis)} - self.statistical
+        settled = self.settled()
+        named = {i for term in (*(rule.zero or ()), *(rule.sums or ())) for i in term}
+        may = [
             i
             for i, name in enumerate(inputs)
-            if name and not (terms and all(name in names for names in terms))
-            if (shared := self.shared([name, output]))
-            and all(self.makes_zero([name], dim) for dim in shared)
-        }
-
-    def shared(self, names: Sequence[str]) -> list[Dim]:
-        """The free dims that all of these tensors have."""
-        return [
-            dim
-            for dim in self.free
-            if all(any(dim in leaves(axis) for axis in self.axes(name)) for name in names)
+            # Not indices, masks and zero points; and not where zero has no finite result.
+            if name and i not in rule.nonzero and (i in named or self.floats(name))
         ]
+        for i, name in enumerate(inputs):
+            if name and self.floats(name):
+                dims = [dim for dim in self.free if self.has(name, dim)]
+                seen = any(not self.finite(name, dim) for dim in dims)
+                yield Zeros((i,), "pole", i in rule.nonzero, seen)
+        for dim in self.free:
+            having = [i for i in may if self.has(inputs[i], dim)]
+            told = [(False, any(self.has(name, dim) for name in self.outputs))]
+            told.append((True, dim in summed and settled))
+            for sums, due in told:
+                terms = [[*map(inputs.index, names)] for names in self.terms(sums)]
+                if sums:  # what does not have the dim is not summed over it
+                    terms = [term for term in terms if any(i in having for i in term)]
+                for count in range(1, _TOGETHER + 1) if due else ():
+                    for chosen in itertools.combinations(having, count):
+                        said = bool(terms) and all(set(term) & set(chosen) for term in terms)
+                        names = [inputs[i] for i in chosen]
+                        seen = self.exact(names, dim) if sums else self.makes_zero(names, dim)
+                        yield Zeros(chosen, "sums" if sums else "zero", said, seen)
+
+    def settled(self) -> bool:
+        """Whether all sizes are known, so that a cut model can be fed."""
+        names = [*self.case.feeds, *self.outputs]
+        return all(axis.size is not None for name in names for axis in self.axes(name))
+
+    def floats(self, name: str) -> bool:
+        """Whether an operand is made of floats."""
+        feeds = self.case.feeds
+        given = feeds[name] if name in feeds else self.network.model.read(name)
+        return given.dtype.kind == "f"
+
+    def has(self, name: str, dim: Dim) -> bool:
+        """Whether a dim is on an axis of a tensor."""
+        return any(dim in leaves(axis) for axis in self.axes(name))
+
+    def finite(self, name: str, dim: Dim) -> bool:
+        """Whether the outputs are finite where an operand is zero all over, if they were before."""
+        found = self.with_zeros({name: {dim: np.arange(0, dtype=np.int64)}})
+        return all(
+            bool(np.isfinite(found[key]).all()) or not np.isfinite(x).all()
+            for key, x in self.base.items()
+            if x.dtype.kind == "f"
+        )
+
+    def exact(self, names: Sequence[str], dim: Dim) -> bool:
+        """Whether zeros at some positions of `dim` do what removing these positions does."""
+        kept = {dim: self.some(dim)}
+        masked = self.with_zeros({name: kept for name in names})
+        try:
+            self.compare("summed", rewrite(self.network, kept), kept, masked)
+        except AssertionError:
+            return False
+        return True
 
     def makes_zero(self, names: Sequence[str], dim: Dim) -> bool:
-        """Whether some operands that are zero at some positions of `dim` make the output zero."""
-        kept, output = {dim: self.some(dim)}, self.outputs[0]
-        found = self.with_zeros({name: kept for name in names})[output]
-        gone = [
-            np.setdiff1d(np.arange(axis.size or 0), select(axis, kept))
-            for axis in self.axes(output)
-        ]
-        return not any(np.any(np.take(found, at, axis=i)) for i, at in enumerate(gone))
+        """Whether operands that are zero at some positions of `dim` make the outputs zero there."""
+        kept = {dim: self.some(dim)}
+        found = self.with_zeros({name: kept for name in names})
+        for output in self.outputs:
+            for i, axis in enumerate(self.axes(output)):
+                gone = np.setdiff1d(np.arange(axis.size or 0), select(axis, kept))
+                zero = self.zero_of_output(output, found)
+                if np.any(np.take(found[output] != zero, gone, axis=i)):
+                    return False
+        return True
 
 
 #: Of the largest value of the output.

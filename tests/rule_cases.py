@@ -44,37 +44,27 @@ def scalar(value: float, dtype: Any = F) -> Array:
     return np.array(value, dtype=dtype)
 
 
-HAND_MADE: dict[str, Callable[[], Iterator[Case]]] = {}
+#: Cases of each operator, by generators that are given its name.
+_MADE: dict[str, list[Callable[[str], Iterator[Case]]]] = {}
 
 
 def cases_of(
     *names: str,
 ) -> Callable[[Callable[[str], Iterator[Case]]], Callable[[str], Iterator[Case]]]:
-    """Cases of these operators: a generator that is given the operator's name."""
+    """Cases of these operators, beside others: a generator that is given the operator's name."""
 
     def register(make: Callable[[str], Iterator[Case]]) -> Callable[[str], Iterator[Case]]:
         for name in names:
-            HAND_MADE[name] = lambda name=name: make(name)
+            _MADE.setdefault(name, []).append(make)
         return make
 
     return register
 
 
-#: Cases that onnxruntime has no kernel for on the CPU: their rules are applied, not proved.
-FOLLOWED: dict[str, Callable[[], Iterator[Case]]] = {}
-
-
-def followed(
-    *names: str,
-) -> Callable[[Callable[[str], Iterator[Case]]], Callable[[str], Iterator[Case]]]:
-    """Cases of these operators that are not run: a generator, as for `cases_of`."""
-
-    def register(make: Callable[[str], Iterator[Case]]) -> Callable[[str], Iterator[Case]]:
-        for name in names:
-            FOLLOWED[name] = lambda name=name: make(name)
-        return make
-
-    return register
+def made(name: str) -> Iterator[Case]:
+    """The cases of an operator that are made by hand."""
+    for make in _MADE.get(name, ()):
+        yield from make(name)
 
 
 @cases_of("Conv")
@@ -539,7 +529,7 @@ def _qlinear_conv(name: str) -> Iterator[Case]:
     x, w = codes(2, 8, 6, 6), codes(6, 4, 3, 3, dtype=np.int8)
     head = x, scalar(0.02), scalar(128, np.uint8)
     end = scalar(0.3), scalar(128, np.uint8)
-    bias = np.arange(6, dtype=np.int32) * 100
+    bias = np.arange(1, 7, dtype=np.int32) * 1000
     zero = np.zeros(6, np.int8)
     yield one(name, *head, w, positive(6) / 50, zero, *end, bias, group=2)
     yield one(name, *head, w, scalar(0.01), scalar(0, np.int8), *end, group=2)
@@ -895,14 +885,14 @@ def _multi_head_attention(name: str) -> Iterator[Case]:
     yield one(name, *own, None, None, None, *past, outputs=3, unidirectional=1, **more)
 
 
-@followed("com.microsoft.MultiHeadAttention")
+@cases_of("com.microsoft.MultiHeadAttention")
 def _packed_multi_head_attention(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     yield one(name, draw(2, 4, 3, 3, 8), num_heads=3, domain=MS)
     yield one(name, draw(2, 4, 24), draw(2, 5, 3, 2, 8), num_heads=3, domain=MS)
 
 
-@followed("com.microsoft.PackedAttention", "com.microsoft.PackedMultiHeadAttention")
+@cases_of("com.microsoft.PackedAttention", "com.microsoft.PackedMultiHeadAttention")
 def _packed_attention(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     tokens = np.array([[0, 1, 2], [3, 4, 5]], np.int32), np.array([0, 2, 5], np.int32)
@@ -1021,7 +1011,7 @@ def _mixture_of_experts(name: str) -> Iterator[Case]:
     yield one(name, x, router, *layers, domain=MS, activation_type="relu", k=2)
 
 
-@followed("com.microsoft.MoE")
+@cases_of("com.microsoft.MoE")
 def _halves_of_experts(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     layers = draw(4, 12, 8), draw(4, 12), draw(4, 8, 6), draw(4, 8)
@@ -1057,18 +1047,18 @@ def _quantised_embed_layer_norm(name: str) -> Iterator[Case]:
     yield one(name, *operands, domain=MS, outputs=2)
 
 
-@followed("com.microsoft.GemmaRotaryEmbedding")
+@cases_of("com.microsoft.GemmaRotaryEmbedding")
 def _gemma_rotary(name: str) -> Iterator[Case]:
     heads = [draw(2, 3, 5, 8, seed=i) for i in range(4)]
     yield one(name.rpartition(".")[2], draw(2, 5, 8), *heads, domain=MS, outputs=2)
 
 
-@followed("com.microsoft.TorchEmbedding")
+@cases_of("com.microsoft.TorchEmbedding")
 def _torch_embedding(name: str) -> Iterator[Case]:
     yield one(name.rpartition(".")[2], draw(7, 6), ints(3, 0, 5), domain=MS)
 
 
-@followed("com.microsoft.RemovePadding", "com.microsoft.RestorePadding")
+@cases_of("com.microsoft.RemovePadding", "com.microsoft.RestorePadding")
 def _padding(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     if name == "RemovePadding":
@@ -1078,20 +1068,20 @@ def _padding(name: str) -> Iterator[Case]:
         yield one(name, draw(5, 8), offsets, domain=MS)
 
 
-@followed("com.microsoft.RelativePositionBias")
+@cases_of("com.microsoft.RelativePositionBias")
 def _relative_position_bias(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     yield one(name, draw(32, 6), ints(5), ints(7), max_distance=20, domain=MS)
 
 
-@followed("com.microsoft.GatedRelativePositionBias")
+@cases_of("com.microsoft.GatedRelativePositionBias")
 def _gated_relative_position_bias(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     x = draw(2, 5, 24), draw(24), draw(1, 3, 5, 5), draw(8, 6), draw(6), draw(1, 3, 1, 1)
     yield one(name, *x, num_heads=3, domain=MS)
 
 
-@followed("LinearAttention")
+@cases_of("LinearAttention")
 def _standard_linear_attention(name: str) -> Iterator[Case]:
     q, k, v, state = draw(2, 5, 48), draw(2, 5, 24), draw(2, 5, 30), draw(2, 3, 8, 10)
     more = {"opset": 27, "q_num_heads": 6, "kv_num_heads": 3, "outputs": 2}
@@ -1117,7 +1107,7 @@ def _fused_matmul(name: str) -> Iterator[Case]:
         yield one(name, draw(6, 2, 3, 5), b, transBatchA=1, transBatchB=1, transA=1, domain=MS)
 
 
-@followed("com.microsoft.FusedMatMulActivation", "com.microsoft.GemmFastGelu")
+@cases_of("com.microsoft.FusedMatMulActivation", "com.microsoft.GemmFastGelu")
 def _matmul_and_more(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     if name == "GemmFastGelu":
@@ -1146,7 +1136,7 @@ def _causal_conv(name: str) -> Iterator[Case]:
     yield one(name, draw(2, 7, 6), w, b, draw(2, 2, 6), domain=MS, outputs=2, channels_last=1)
 
 
-@followed("CausalConvWithState", "com.microsoft.CausalConvWithState")
+@cases_of("CausalConvWithState", "com.microsoft.CausalConvWithState")
 def _other_causal_conv(name: str) -> Iterator[Case]:
     x, w, b = draw(2, 6, 7), draw(6, 1, 3), draw(6)
     if name == "CausalConvWithState":
@@ -1156,7 +1146,7 @@ def _other_causal_conv(name: str) -> Iterator[Case]:
         yield one(name.rpartition(".")[2], x, w, b, draw(2, 2, 6, 2), **more)
 
 
-@followed("com.microsoft.NhwcConv", "com.microsoft.NhwcFusedConv")
+@cases_of("com.microsoft.NhwcConv", "com.microsoft.NhwcFusedConv")
 def _channels_last_conv(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     yield one(name, draw(2, 7, 7, 8), draw(6, 4, 3, 3), draw(6), group=2, domain=MS)
@@ -1192,7 +1182,7 @@ def _contrib_qlinear_conv(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     x, w = codes(2, 6, 6, 8), codes(6, 4, 3, 3, dtype=np.int8)
     head = x, scalar(0.02), scalar(128, np.uint8)
-    bias = np.arange(6, dtype=np.int32) * 100
+    bias = np.arange(1, 7, dtype=np.int32) * 1000
     per_channel = w, positive(6) / 50, np.zeros(6, np.int8)
     yield one(name, *head, *per_channel, *_END, bias, group=2, channels_last=1, domain=MS)
 
@@ -1224,7 +1214,7 @@ def _dynamic_matmul(name: str) -> Iterator[Case]:
 @cases_of("com.microsoft.QGemm")
 def _qgemm(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
-    bias = np.arange(7, dtype=np.int32) * 10
+    bias = np.arange(1, 8, dtype=np.int32) * 1000
     for trans_a, trans_b in ((0, 0), (0, 1), (1, 0)):
         a, b = codes(5, 6), codes(6, 7)
         a, b = (a.T.copy() if trans_a else a), (b.T.copy() if trans_b else b)
@@ -1298,7 +1288,7 @@ def _qlinear_pool(name: str) -> Iterator[Case]:
     yield one(name, codes(2, 7, 8, 6), *ends, channels_last=1, domain=MS, **more)
 
 
-@followed("com.microsoft.QLinearReduceMean")
+@cases_of("com.microsoft.QLinearReduceMean")
 def _qlinear_mean(name: str) -> Iterator[Case]:
     ends = scalar(0.02), scalar(128, np.uint8), scalar(0.02), scalar(128, np.uint8)
     for keep in (0, 1):
@@ -1306,7 +1296,7 @@ def _qlinear_mean(name: str) -> Iterator[Case]:
         yield one(name.rpartition(".")[2], x, *ends, axes=[1], keepdims=keep, domain=MS)
 
 
-@followed("com.microsoft.MulInteger", "com.microsoft.ReduceSumInteger")
+@cases_of("com.microsoft.MulInteger", "com.microsoft.ReduceSumInteger")
 def _integers(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     point = scalar(128, np.uint8)
@@ -1335,7 +1325,7 @@ def _matmul_nbits(name: str) -> Iterator[Case]:
     yield one(name, draw(2, 48), b, positive(n, 3) / 20, points, **more)
 
 
-@followed("com.microsoft.MatMulNBitsMlp", "com.microsoft.MatMulNBitsQkv")
+@cases_of("com.microsoft.MatMulNBitsMlp", "com.microsoft.MatMulNBitsQkv")
 def _matmuls_nbits(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     a, norm = draw(2, 3, 64), draw(64)
@@ -1369,7 +1359,7 @@ def _gather_block_quantized(name: str) -> Iterator[Case]:
 # -- more of onnxruntime's own, and of newer opsets ----------------------------------------------
 
 
-@followed("com.microsoft.GroupNorm", "com.microsoft.SkipGroupNorm")
+@cases_of("com.microsoft.GroupNorm", "com.microsoft.SkipGroupNorm")
 def _contrib_group_norm(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     x, ends = draw(2, 4, 5, 12), (draw(12), draw(12, seed=1))
@@ -1409,7 +1399,7 @@ def _engram_gate(name: str) -> Iterator[Case]:
     yield one(name, *x, *scales, domain=MS, outputs=2)
 
 
-@followed("com.microsoft.BiasSoftmax")
+@cases_of("com.microsoft.BiasSoftmax")
 def _bias_softmax(name: str) -> Iterator[Case]:
     x, bias = draw(2, 3, 5, 6), draw(2, 1, 1, 6)
     yield one(name.rpartition(".")[2], x, bias, axis=3, is_inner_broadcast=1, domain=MS)
@@ -1421,17 +1411,17 @@ def _experimental(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4), opset=7, **given)
 
 
-@followed("MemcpyFromHost", "MemcpyToHost")
+@cases_of("MemcpyFromHost", "MemcpyToHost")
 def _copies(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4))
 
 
-@followed("SwiGLU")
+@cases_of("SwiGLU")
 def _swiglu(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4), draw(3, 4, seed=1), opset=28)
 
 
-@followed("com.microsoft.BiasAdd")
+@cases_of("com.microsoft.BiasAdd")
 def _bias_add(name: str) -> Iterator[Case]:
     yield one(name.rpartition(".")[2], draw(2, 5, 6), draw(6), draw(2, 5, 6, seed=1), domain=MS)
 
@@ -1597,3 +1587,7 @@ def _split_to_sequence(name: str) -> Iterator[Case]:
         nodes[0] = helper.make_node("SplitToSequence", ["x"], ["all"], axis=1, keepdims=keep)
         feeds = {"x": draw(5, 3, 4), "at": np.array(2)}
         yield graph_case(f"{name}({keep}), even", nodes, feeds, ["y"])
+
+
+#: Operators that have cases made by hand.
+HAND_MADE = tuple(_MADE)

@@ -10,11 +10,8 @@ import os
 import random
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -23,7 +20,6 @@ from onnxprune.axes import leaves
 from onnxprune.errors import RuleError
 from onnxprune.infer import infer
 from onnxprune.loading import load
-from onnxprune.rewrite import rewrite
 from onnxprune.tables import (
     REST,
     Rule,
@@ -33,52 +29,24 @@ from onnxprune.tables import (
     with_user_rules,
 )
 from tests.equivariance import (
-    OPSETS,
     Case,
+    Zeros,
     candidates,
     dynamic,
     graph_case,
-    keeps_zero,
     one,
     prove,
-    unsaid_zeros,
     variants,
+    zeros,
 )
-from tests.rule_cases import FOLLOWED, HAND_MADE, I64, draw, scalar
+from tests.operator_schemas import schemas_of
+from tests.rule_cases import HAND_MADE, I64, draw, made, scalar
 
 LONG = os.environ.get("ONNXPRUNE_LONG", "") not in ("", "0")
 #: Cases of the onnx package that are tried of each operator, without ONNXPRUNE_LONG.
 SAMPLE = 6
 
 # -- (a) tables and schemas ----------------------------------------------------------------------
-
-
-@cache
-def contrib_schemas() -> dict[tuple[str, str], list[Any]]:
-    """onnxruntime's own schemas, those of ONNX included."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    found: dict[tuple[str, str], list[Any]] = {}
-    for schema in state.get_all_operator_schema():
-        domain = "" if schema.domain == "ai.onnx" else schema.domain
-        found.setdefault((domain, schema.name), []).append(schema)
-    return found
-
-
-def schemas_of(name: str) -> list[Any]:
-    """Every version of an operator that a model of opset 7 to 26 can mean."""
-    domain, _, op_type = name.rpartition(".")
-    found = {}
-    for opset in OPSETS:
-        try:
-            schema = onnx.defs.get_schema(op_type, opset, domain)
-        except onnx.defs.SchemaError:
-            continue
-        if not schema.deprecated:
-            found[schema.since_version] = schema
-    if not found and onnx.defs.has(op_type, domain):
-        return [onnx.defs.get_schema(op_type, domain=domain)]  # newer than onnxruntime
-    return list(found.values()) or contrib_schemas().get((domain, op_type), [])
 
 
 #: Outputs that a pattern leaves out on purpose: a node that has them is pinned.
@@ -109,12 +77,39 @@ def test_a_rule_fits_every_version_of_its_operator(name: str) -> None:
     assert all(i == REST or i < max(s.max_input for s in schemas) for i in numbers)
 
 
-#: What schemas call weights; and what is added to a product or a norm, behind its weights.
+#: What schemas call weights; what is added to a product or a norm, behind its weights; and
+#: operands that may be weights: factors of attention, and what codes of weights are scaled by.
 _WEIGHTS = re.compile(
-    r"W|R|w|weights?|\w+_weights?|gamma|[sS]cale|\w*norm_scale|\w+_embedding|slope"
+    r"W|R|w|weights?|\w+_weights?|gamma|[sS]cale|\w*norm_scale|\w+_embedding|slope|\w+_quant"
+    r"|Q|K|V|query|key|value|(\w+_)?scales|bias_table"
 )
 _BIASES = re.compile(r"B|beta|bias|query_bias|\w+_experts_bias")
-#: Operands that are called so and say nothing of channels.
+_PRODUCTS = (
+    *("Gemm", "MatMul", "Mul", "com.microsoft.CDist", "com.microsoft.FusedGemm"),
+    *("com.microsoft.FusedMatMul", "com.microsoft.FusedMatMulActivation"),
+    "com.microsoft.TransposeMatMul",
+)
+#: Operands that schemas call otherwise, or by a name that says nothing.
+ALSO_SCORED = {
+    **{key: {"A", "B"} for key in _PRODUCTS},
+    "Gemm": {"A", "B", "C"},
+    "com.microsoft.FusedGemm": {"A", "B", "C"},
+    "com.microsoft.GemmFastGelu": {"X"},
+    "com.microsoft.QLinearMul": {"A", "B"},
+    "com.microsoft.QGemm": {"B"},
+    "com.microsoft.DynamicQuantizeLSTM": {"B"},
+    "com.microsoft.BiasGelu": {"B"},
+    "com.microsoft.DynamicQuantizeMatMul": {"B"},
+    "com.microsoft.MatMulIntegerToFloat": {"B"},
+    "com.microsoft.MatMulInteger16": {"B"},
+    "MatMulInteger": {"B"},
+    "QLinearMatMul": {"b"},
+    "Einsum": {"Inputs"},
+    "Gather": {"data"},
+    "GatherND": {"data"},
+    "com.microsoft.GatherND": {"data"},
+}
+#: Operands that are called like weights and say nothing of channels.
 NOT_SCORED = {
     ("LinearAttention", "beta"): "computed of the data, like queries",
     ("com.microsoft.LinearAttention", "beta"): "computed of the data, like queries",
@@ -122,23 +117,35 @@ NOT_SCORED = {
     ("com.microsoft.GatedRelativePositionBias", "bias"): "its one axis is pinned",
     ("com.microsoft.MulInteger", "B"): "as the other operand: elementwise, of integers",
     ("com.microsoft.ScaledSiLU", "scale"): "one number",
+    ("Resize", "scales"): "of an image",
+    ("Upsample", "scales"): "of an image",
+    ("TopK", "K"): "a number",
+    ("com.microsoft.Pad", "value"): "one number",
+    ("com.microsoft.EngramGate", "query"): "computed of the data; its norms are what is learned",
+    ("com.microsoft.EngramGate", "key"): "computed of the data; its norms are what is learned",
+    ("com.microsoft.EngramGate", "value"): "computed of the data; its norms are what is learned",
 }
 
 
 @pytest.mark.parametrize("name", [each for each, rule in built_in().items() if not rule.pinned])
-def test_what_a_schema_calls_a_weight_is_scored(name: str) -> None:
+def test_what_a_schema_calls_a_weight_is_scored_and_nothing_else(name: str) -> None:
     """But biases beside codes, whose unit is another one."""
     rule = built_in()[name]
     coded = rule.source.startswith("quantised.toml")
-    left = {
-        (name, operand.name)
-        for schema in schemas_of(name)
-        for i, operand in enumerate(schema.inputs)
-        if i not in rule.score
-        if _WEIGHTS.fullmatch(operand.name)
-        or (_BIASES.fullmatch(operand.name) and not coded and (i > 1 or operand.name != "B"))
+
+    def a_weight(i: int, operand: str) -> bool:
+        if _BIASES.fullmatch(operand) and not coded and (i > 1 or operand != "B"):
+            return True
+        return bool(_WEIGHTS.fullmatch(operand)) or operand in ALSO_SCORED.get(name, ())
+
+    operands = {
+        (i, operand.name) for schema in schemas_of(name) for i, operand in enumerate(schema.inputs)
     }
-    assert left == {each for each in NOT_SCORED if each[0] == name}
+    wrong = {
+        (name, operand) for i, operand in operands if a_weight(i, operand) != (i in rule.score)
+    }
+    assert wrong == {each for each in NOT_SCORED if each[0] == name}
+    assert ALSO_SCORED.get(name, set()) <= {operand for _, operand in operands}
 
 
 def test_every_rule_has_one_of_pattern_function_and_reason() -> None:
@@ -178,8 +185,7 @@ def test_what_a_rule_claims_holds_in_onnxruntime(name: str) -> None:
     rule = built_in()[name]
     if name == "Constant":
         return  # read with the model; its rule is for what is not a tensor of numbers
-    made = HAND_MADE[name]() if name in HAND_MADE else ()
-    cases = [each for case in made for each in variants(case)]
+    cases = [each for case in made(name) for each in variants(case)]
     proofs = [prove(case) for case in cases]
     refused = [proof.skipped for proof in proofs if proof.skipped]
     assert not refused, (
@@ -193,7 +199,7 @@ def test_what_a_rule_claims_holds_in_onnxruntime(name: str) -> None:
     moved = sum(proof.moved > 0 for proof in proofs)
     if rule.pinned or name in NEVER_FREE:
         assert moved == 0
-    elif name in HAND_MADE or name not in FOLLOWED:
+    else:
         told = "\n".join(proof.skipped for proof in proofs)
         assert moved, f"no case moved anything\n{told}"
 
@@ -214,7 +220,7 @@ REFUSED = {
 def test_a_rule_covers_every_case_made_by_hand(name: str) -> None:
     """What shapes depend on may have to be constant."""
     told = []
-    for case in HAND_MADE[name]():
+    for case in made(name):
         found = [uncovered(variant) for variant in variants(case)]
         if [] not in found:
             told.append(found[0][0])
@@ -232,42 +238,102 @@ def uncovered(case: Case) -> list[str]:
     ]
 
 
-#: Operators whose output is zero where an operand is, of which their `zero` says nothing.
-SAYS_NOTHING_OF_ZERO = {
-    "TopK": "its second output, the indices, is not",
-    "com.microsoft.SkipLayerNormalization": "the sum that it also gives is not",
-    "com.microsoft.SkipSimplifiedLayerNormalization": "the sum that it also gives is not",
-    "com.microsoft.EmbedLayerNormalization": "the sum that it also gives is not",
-    "com.microsoft.LinearAttention": "its second output, the state, is not",
-    "com.microsoft.LinearAttentionGate": "its second output, the update rate, is not",
-    "RMSNormalization": "with an epsilon of 0, it is no number",
-    "SimplifiedLayerNormalization": "with an epsilon of 0, it is no number",
+#: Sets of operands that make zero (or a sum exact), of which rules say nothing, and why.
+UNSAID = {
+    "Einsum": ("zero: 0", "a single operand is a sum or a diagonal"),
+    "BatchNormalization": ("zero: 0 2 3", "a running mean is no weight"),
+    "InstanceNormalization": ("zero: 0 2", "with an epsilon of 0, it is no number"),
+    "RMSNormalization": ("zero: 0", "with an epsilon of 0, it is no number"),
+    "SimplifiedLayerNormalization": ("zero: 0", "with an epsilon of 0, it is no number"),
+    "com.microsoft.BranchwiseRMSNorm": ("zero: 1", "it may be left out, and then its term would"),
+    "com.microsoft.SkipLayerNormalization": ("zero: 2 3 4", "the sum that it also gives is not"),
+    "com.microsoft.SkipSimplifiedLayerNormalization": (
+        "zero: 0 1 2, 0 1 3, 2 3",
+        "the sum that it also gives is not",
+    ),
+    "LSTM": ("sums: 0, 2", "weights that are zero make zero of states that are not"),
+    "GRU": ("sums: 0, 2", "weights that are zero make zero of states that are not"),
+    "RNN": ("sums: 0, 2; zero: 1 2 3", "it forgets the state that it begins with"),
+    "DequantizeLinear": ("zero: 1", "scales are not what is removed"),
+    "com.microsoft.DequantizeLinear": ("zero: 1", "scales are not what is removed"),
+    "QLinearConv": ("zero: 4", "scales are not what is removed"),
+    "com.microsoft.QLinearConv": ("zero: 4", "scales are not what is removed"),
+    "QLinearMatMul": ("zero: 4", "scales are not what is removed"),
+    "com.microsoft.QGemm": ("zero: 4", "scales are not what is removed"),
+    "com.microsoft.MatMulNBitsMlp": (
+        "zero: 0 1 2, 0 1 4, 0 1 7, 4 5, 7 8",
+        "the sum that it also gives is not; nor is each activation of zero",
+    ),
+    "com.microsoft.MatMulNBitsQkv": (
+        "zero: 0 1 10, 0 1 2, 0 1 4, 0 1 7, 4 5",
+        "its outputs are of different weights",
+    ),
+    "ArgMax": ("zero: 0", "of all that are alike, the first"),
+    "ArgMin": ("zero: 0", "of all that are alike, the first"),
+    "Shrink": ("zero: 0", "it depends on its threshold"),
+    "ai.onnx.ml.Binarizer": ("zero: 0", "it depends on its threshold"),
+    "com.microsoft.MatMulIntegerToFloat": ("zero: 3", "scales are not what is removed"),
+    "com.microsoft.DynamicQuantizeMatMul": ("zero: 2", "scales are not what is removed"),
+    "com.microsoft.Attention": ("sums: 1", "of a bias of queries, softmax sees a constant"),
+    "com.microsoft.QAttention": ("sums: 1", "of a bias of queries, softmax sees a constant"),
+    "com.microsoft.MultiHeadAttention": ("sums: 1", "of a bias of queries, it sees a constant"),
+    "com.microsoft.PackedAttention": ("sums: 1", "of a bias of queries, it sees a constant"),
+    "com.microsoft.PackedMultiHeadAttention": ("sums: 1", "as above"),
+    "com.microsoft.GatedRelativePositionBias": ("sums: 0 1", "a sum of two, of which one is given"),
+    "com.microsoft.GemmaRotaryEmbedding": ("zero: 0 1 3", "the sine of no angle"),
+    "LinearAttention": ("sums: 0; zero: 1 3", "its state is summed over, and given, too"),
+    "com.microsoft.LinearAttention": (
+        "sums: 0 1, 0 4; zero: 1 3, 3 5",
+        "its state is summed over, and given, too",
+    ),
+    "RotaryEmbedding": ("zero: 1 2", "tables of angles are no weights"),
+    "com.microsoft.RotaryEmbedding": ("zero: 2 3", "tables of angles are no weights"),
+    "com.microsoft.MRotaryEmbedding": ("zero: 2 3", "tables of angles are no weights"),
+    "com.microsoft.MoE": (
+        "sums: 0, 2 3, 2 5 6, 3 4, 4 7, 6 7",
+        "the width that comes in is the one that goes out",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", HAND_MADE)
-def test_an_operator_that_keeps_zero_says_so(name: str) -> None:
-    """Without a `zero`, of the first operand and of the weights; with one, of each operand."""
-    cases = list(HAND_MADE[name]())
-    keeps = {kept for case in cases if (kept := keeps_zero(case)) is not None}
-    silent = built_in()[name].zero is None and keeps == {True}
-    unsaid = [each for case in cases if (each := unsaid_zeros(case)) is not None]
-    found = silent or bool(unsaid and set.intersection(*unsaid))
-    assert found == (name in SAYS_NOTHING_OF_ZERO)
+#: Operators that give nothing finite where an operand is zero, which no case shows, and why.
+UNSEEN_POLES = {
+    "QuantizeLinear": "codes are finite, whatever they stand for",
+    "com.microsoft.QuantizeLinear": "codes are finite, whatever they stand for",
+}
 
 
-@pytest.mark.parametrize("name", FOLLOWED)
-def test_a_rule_without_a_kernel_on_the_cpu_is_followed(name: str) -> None:
-    """Nothing is proved: the rule fits the shapes, leaves dims free, and can be rewritten."""
-    for case in (variant for each in FOLLOWED[name]() for variant in variants(each)):
-        network = infer(load(case.model), built_in(), pin_interface=False)
-        assert [reason for _, reason in network.refused] == []
-        names = [*case.feeds, *network.model.constants]
-        axes = [axis for each in names for axis in network.axes_of(each) or ()]
-        dims = {dim for axis in axes for dim in leaves(axis) if not dim.pinned}
-        free = {dim for dim in dims if (dim.size or 0) > 1}
-        assert free, f"{case} leaves nothing free: {axes}"
-        rewrite(network, {dim: np.arange((dim.size or 0) - 1) for dim in free})
+@pytest.mark.parametrize("name", [each for each, rule in built_in().items() if not rule.pinned])
+def test_zeros_do_what_a_rule_says_of_them_and_nothing_else(name: str) -> None:
+    """Of each set of operands: whether zeros in them make zero, or removing along a sum exact."""
+    found: dict[tuple[str, tuple[int, ...]], list[Zeros]] = {}
+    cases = [*made(name)] or sampled(candidates(name))
+    for each in itertools.chain.from_iterable(map(zeros, cases)):
+        found.setdefault((each.about, each.operands), []).append(each)
+    poles = {
+        i
+        for (about, (i, *_)), those in found.items()
+        if any(z.seen for z in those)
+        if about == "pole"
+    }
+    assert name in UNSEEN_POLES or poles == set(built_in()[name].nonzero)
+    found = {key: those for key, those in found.items() if key[0] != "pole"}
+    assert [key for key, those in found.items() if any(z.said and not z.seen for z in those)] == []
+    unsaid = {
+        key
+        for key, those in found.items()
+        if all(z.seen for z in those) and not all(z.said for z in those)
+    }
+    least = {
+        (about, operands)
+        for about, operands in unsaid
+        if not any(a == about and set(o) < set(operands) for a, o in unsaid)
+    }
+    parts = []
+    for about in ("sums", "zero"):
+        sets = sorted(" ".join(map(str, operands)) for a, operands in least if a == about)
+        parts += [f"{about}: {', '.join(sets)}"] if sets else []
+    assert "; ".join(parts) == UNSAID.get(name, ("",))[0]
 
 
 def wrong(text: str) -> dict[str, Rule]:

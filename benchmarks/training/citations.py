@@ -89,7 +89,7 @@ def build(corpus: Path) -> Family:
         np.where(papers >= PAPERS - 1000, fields, NONE),
         {name: x.shape for name, x in feeds.items()},
         300,
-        3e-3,
+        2e-2,
         1,
         False,
         "GAT: the field of a paper in Cora, 140 labels",

@@ -61,7 +61,7 @@ def build(_: Path) -> Family:
         test_labels,
         {"words": (1, LENGTH)},
         10,
-        2e-3,
+        1e-2,
         64,
         True,
         f"LSTM: the module that a passage of Python {platform.python_version()}'s sources is of",

@@ -170,7 +170,7 @@ def build(_: Path) -> Family:
         test_labels,
         {"points": (1, 3, POINTS)},
         15,
-        3e-3,
+        1e-2,
         64,
         False,
         "DGCNN: the shape that 64 points are of (synthetic)",

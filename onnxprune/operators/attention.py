@@ -338,8 +338,8 @@ def _attend(op: Op, together: bool = False, several: bool = False) -> None:
         op.loses_zero()
     else:
         op.contract(env["d"])
-    if any(op.outputs[1:]) and not several:
-        op.loses_zero()  # what holds of values need not hold of keys
+    if ("p" in env or any(op.outputs[1:])) and not several:
+        op.loses_zero()  # what holds of values need not hold of keys, nor of those of the past
     for name in ("h", "g", "r"):
         if name in env:
             op.role(env[name], "heads")

@@ -46,6 +46,8 @@ def dropout(op: Op) -> None:
         raise Unsure("it drops positions at random")
     op.out(op.axes(0))
     op.out(op.axes(0), 1)
+    if any(op.outputs[1:]):
+        op.loses_zero()  # a mask of what is not dropped: of all
 
 
 @function("pow")

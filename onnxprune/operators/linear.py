@@ -110,8 +110,8 @@ def causal_conv(op: Op) -> None:
     op.pin_all(op.env["k"], "kernel")
     op.pin_all((op.env["w"],) if "w" in op.env else (), "steps of the state")
     op.role(op.env["c"], "channels")
-    if op.has(3):
-        op.loses_zero()
+    if op.has(3) or any(op.outputs[1:]):
+        op.loses_zero()  # a state holds what comes in, whatever the weights
 
 
 @function("matmul_integer")

@@ -65,6 +65,8 @@ def batch_norm(op: Op) -> None:
     op.out(axes)
     for i in range(1, len(op.outputs)):
         op.out([axes[1]], i)
+    if any(op.outputs[1:]):
+        op.loses_zero()  # statistics are of what comes in, whatever the weights
 
 
 @function("group_norm")
@@ -96,10 +98,12 @@ def contrib_group_norm(op: Op) -> None:
         op.match(f"{x.replace('*s', '[*s]')}, (g c), (g c) -> {out}")
         return
     op.match(f"{x.replace('*s', '[*s]')}, (g c), (g c), *k, (g c)? -> {out}, {out}")
-    skip = op.env["k"]
-    op.unify(skip[1 if len(skip) == 2 else at], axes[at])
-    for a, b in zip(skip, axes, strict=False):
-        if a.size != 1 and len(skip) == len(axes):
+    if any(op.outputs[1:]):
+        op.loses_zero()  # the sum, whatever the weights
+    skip = op.env["k"]  # as large as x, or the same at all places: [n, c]
+    alike = (axes[0], axes[at]) if len(skip) == 2 else axes
+    for a, b in zip(skip, alike, strict=True):
+        if a.size != 1 or b is axes[at]:
             op.unify(a, b)
 
 

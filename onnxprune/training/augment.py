@@ -131,4 +131,4 @@ def fitting(
         after = classes(changed)
         if after is not None and float((after == before).float().mean()) >= STAYS:
             found.append(way)
-    return [*found, "mixup"] if found else []
+    return [*found, "mixup", "cutmix"] if found else []

@@ -4,6 +4,10 @@ The learning rate rises for a short while and then falls as half a cosine (Loshc
 "SGDR", 2017); weights are averaged over the last steps (Polyak), and after each epoch the average
 is judged on samples held out. What is returned is the best that was judged, the model as it came
 included: a run never makes a model worse by its own measure.
+
+Steps are relative to the tensors: the optimizer sees each divided by its root mean square (Shazeer
+and Stern, "Adafactor", 2018, section 8). Exporters fold normalisations into the weights, and then
+one layer's are ten times as large as another's: a rate that moves the one undoes the other.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ Progress = Callable[[str], None]
 
 #: Gradients longer than this (of all weights together) are shortened to it.
 _CLIP = 5.0
+#: Tensors smaller than this are taken to be of this size: biases that begin at zero have to move.
+_SMALLEST = 0.01
 #: The learning rate does not fall below this share of its peak.
 _LOWEST = 0.01
 
@@ -95,15 +101,24 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
-        # Vectors (biases, scales) are not drawn to zero: that is for matrices.
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters if p.ndim > 1]},
-            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+        sgd = settings.optimizer == "sgd"
+        groups: dict[tuple[float, bool], list[Parameter]] = {}
+        for parameter in self.parameters:
+            # Vectors (biases, scales) are not drawn to zero: that is for matrices.
+            key = _size(parameter), parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
+        # What a step of a tensor divided by its size is for the tensor itself.
+        given: list[dict[str, Any]] = [
+            {
+                "params": group,
+                "unit": (unit := size**2 if sgd else size),
+                "weight_decay": settings.weight_decay / unit if matrices else 0.0,
+            }
+            for (size, matrices), group in groups.items()
         ]
-        common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-        if settings.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
-        return torch.optim.AdamW(groups, **common)
+        if sgd:
+            return torch.optim.SGD(given, lr=settings.lr, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(given, lr=settings.lr)
 
     # -- the run -----------------------------------------------------------------------------------
 
@@ -179,7 +194,7 @@ class Trainer:
                 break
             rate = self.settings.lr * self._rate(share)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["unit"]
             total += self._step(pieces, (epoch, count, self.workers.rank))
             if self.penalty is not None:
                 self.penalty.shrink(rate)
@@ -293,6 +308,12 @@ class Trainer:
 def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     for value, target in zip(values, into, strict=True):
         target.copy_(value)
+
+
+def _size(parameter: Parameter) -> float:
+    """The root mean square of a tensor, as a power of two."""
+    size = float(parameter.detach().float().square().mean().sqrt())
+    return float(2.0 ** round(math.log2(max(size, _SMALLEST))))
 
 
 def _number(value: float | None) -> float:

@@ -29,8 +29,8 @@ class Settings:
     minutes: float | None = None
     optimizer: str = "adamw"
     #: The peak of the learning rate: risen to over the first `warmup` of the run, then a cosine.
-    #: A reconstructed model is undone by much more than this.
-    lr: float = 3e-4
+    #: Relative to each tensor: of its root mean square. Much more undoes what was refitted.
+    lr: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 1e-4
     #: Samples in one step, over all processes.

@@ -32,9 +32,8 @@ def cases() -> Mapping[str, list[Case]]:
     found: dict[str, list[Case]] = {}
     for operator, each in onnx_cases().items():
         found[operator] = [v for case in each for v in versions(case) if _asked(v)]
-    for table in (rule_cases.HAND_MADE, rule_cases.FOLLOWED):
-        for operator, make in table.items():
-            found.setdefault(operator, []).extend(case for case in make() if _asked(case))
+    for operator in rule_cases.HAND_MADE:
+        found.setdefault(operator, []).extend(filter(_asked, rule_cases.made(operator)))
     return {operator: each for operator, each in sorted(found.items()) if each}
 
 

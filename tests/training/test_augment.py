@@ -120,6 +120,6 @@ def test_only_what_keeps_its_class_is_done() -> None:
     def by_size(feeds: dict[str, torch.Tensor]) -> torch.Tensor:
         return (feeds["x"].mean(dim=(1, 2, 3)) > 0).long()
 
-    assert fitting({"x": False}, {"x": x}, by_side) == ["shift", "mixup"]
-    assert fitting({"x": False}, {"x": x}, by_size) == ["flip", "shift", "mixup"]
+    assert fitting({"x": False}, {"x": x}, by_side) == ["shift", "mixup", "cutmix"]
+    assert fitting({"x": False}, {"x": x}, by_size) == ["flip", "shift", "mixup", "cutmix"]
     assert fitting({"x": False}, {"x": x}, lambda feeds: None) == []
