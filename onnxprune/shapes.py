@@ -42,6 +42,8 @@ Shapes = Mapping[str, Shape]
 _KEPT = 1024
 #: a bound on the rounds of folding: one is needed per barrier met in a row
 _ROUNDS = 64
+#: nodes that are looked at together where one round is not enough
+_WINDOW = 32
 
 
 def infer(
@@ -61,13 +63,20 @@ def infer(
     for graph in graphs(copy.graph):
         _stand_in(graph)
     _fix_inputs(copy, input_shapes, dynamic_size(copy, input_shapes))
-    known, flat = -1, not any(map(subgraphs, copy.graph.node))
     found: list[dict[str, Shape]] = [{} for _ in graphs(copy.graph)]
+    if any(map(subgraphs, copy.graph.node)):
+        _nested(copy, found)
+    else:
+        _flat(copy, found[0])
+    originals = list(graphs(model.graph))
+    return list(zip(originals, found, strict=True))
+
+
+def _nested(copy: ModelProto, found: Sequence[dict[str, Shape]]) -> None:
+    """Rounds over all of a model with graphs inside, until nothing new becomes known."""
+    known = -1
     for _ in range(_ROUNDS):
-        try:
-            inferred = infer_shapes(copy)
-        except Exception:  # of several types; what it can't read stays unknown
-            inferred = copy
+        inferred = _inferred(copy)
         scopes = list(_scopes(inferred.graph, {}))
         for each, scope in zip(found, scopes, strict=True):
             each.update(scope)
@@ -79,10 +88,51 @@ def infer(
         triples = list(zip(graphs(copy.graph), graphs(inferred.graph), found, strict=True))
         for graph, seen, scope in reversed(triples):
             _fold(copy, graph, seen, scope)
-        if flat:
-            _leave_out_known(copy.graph, inferred.graph, found[0])
-    originals = list(graphs(model.graph))
-    return list(zip(originals, found, strict=True))
+
+
+def _flat(copy: ModelProto, shapes: dict[str, Shape]) -> None:
+    """Two rounds over all of a model; what they can't tell in windows, one after the other.
+
+    A layer may have shape arithmetic that waits for the one before. A round for each, over all that
+    is left, would take as many rounds as there are layers; in a window there are few.
+    """
+    graph = copy.graph
+    for _ in range(2):
+        inferred = _inferred(copy)
+        scope = next(_scopes(inferred.graph, {}))
+        shapes.update(scope)
+        if _complete(copy, [scope]):
+            return
+        _fold(copy, graph, inferred.graph, shapes)
+        _leave_out_known(graph, inferred.graph, shapes)
+    nodes = list(graph.node)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    declared = {value.name: value for value in (*graph.input, *graph.value_info)}
+    for at in range(0, len(nodes), _WINDOW):
+        window = ModelProto(ir_version=copy.ir_version, opset_import=copy.opset_import)
+        part = window.graph
+        part.name = graph.name
+        part.node.extend(nodes[at : at + _WINDOW])
+        read = {name for node in part.node for name in node.input}
+        read -= {name for node in part.node for name in node.output}
+        part.initializer.extend(constants[name] for name in read & constants.keys())
+        part.value_info.extend(declared[name] for name in read & declared.keys() - constants.keys())
+        while part.node:
+            before, inferred = len(shapes) + len(constants), _inferred(window)
+            shapes.update(next(_scopes(inferred.graph, {})))
+            _fold(window, part, inferred.graph, shapes)
+            declared.update((value.name, value) for value in inferred.graph.value_info)
+            constants.update((tensor.name, tensor) for tensor in part.initializer)
+            _leave_out_known(part, inferred.graph, shapes)
+            if len(shapes) + len(constants) == before:
+                break
+
+
+def _inferred(model: ModelProto) -> ModelProto:
+    try:
+        return infer_shapes(model)
+    except Exception:  # of several types; what it can't read stays unknown
+        return model
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -344,7 +344,9 @@ class _Trial:
         )
         self.free = [dim for dim in dims if not dim.pinned and (dim.size or 0) > 1]
         summed = {d for r in network.records for axis in r.contracted for d in leaves(axis)}
-        self.statistical = {d for axis, _ in network.statistical for d in leaves(axis)}
+        #: Dims that a statistic is taken over; and with them, those that no zeros make exact.
+        self.measured = {d for axis, _ in network.statistical for d in leaves(axis)}
+        self.statistical = set(self.measured)
         nodes = [node for node in model.proto.graph.node if node.op_type != "Constant"]
         #: The one record whose operands are the model's own, or None: nothing can be set to zero.
         self.record = None
@@ -544,28 +546,31 @@ class _Trial:
     def zeros(self) -> Iterator[Zeros]:
         """Sets of up to `_TOGETHER` operands that have a dim, and what their zeros along it do."""
         record = self.record
-        if record is None or not record.keeps_zero:
+        if record is None:
             return
         if any(self.base[name].dtype.kind not in "fiu" for name in self.outputs):
             return
         inputs, rule = list(record.node.input), record.rule
-        summed = {dim for axis in record.contracted for dim in leaves(axis)} - self.statistical
+        summed = {dim for axis in record.contracted for dim in leaves(axis)} - self.measured
         settled = self.settled()
+        formal = schemas_of(operator_name(record.node.domain, record.node.op_type))[-1].inputs
         named = {i for term in (*(rule.zero or ()), *(rule.sums or ())) for i in term}
         may = [
             i
             for i, name in enumerate(inputs)
-            # Not indices, masks and zero points; and not where zero has no finite result.
-            if name and i not in rule.nonzero and (i in named or self.floats(name))
+            # Not masks, indices and zero points; and not where zero has no finite result.
+            if name and i not in rule.nonzero and (i in named or self.varies(name))
+            if not formal[min(i, len(formal) - 1)].name.endswith("zero_point")
         ]
         for i, name in enumerate(inputs):
-            if name and self.floats(name):
+            if name and self.read(name).dtype.kind == "f":
                 dims = [dim for dim in self.free if self.has(name, dim)]
                 seen = any(not self.finite(name, dim) for dim in dims)
                 yield Zeros((i,), "pole", i in rule.nonzero, seen)
         for dim in self.free:
             having = [i for i in may if self.has(inputs[i], dim)]
-            told = [(False, any(self.has(name, dim) for name in self.outputs))]
+            given = record.keeps_zero and any(self.has(name, dim) for name in self.outputs)
+            told = [(False, given)]
             told.append((True, dim in summed and settled))
             for sums, due in told:
                 terms = [[*map(inputs.index, names)] for names in self.terms(sums)]
@@ -583,11 +588,17 @@ class _Trial:
         names = [*self.case.feeds, *self.outputs]
         return all(axis.size is not None for name in names for axis in self.axes(name))
 
-    def floats(self, name: str) -> bool:
-        """Whether an operand is made of floats."""
+    def read(self, name: str) -> Array:
+        """An operand's value."""
         feeds = self.case.feeds
-        given = feeds[name] if name in feeds else self.network.model.read(name)
-        return given.dtype.kind == "f"
+        return feeds[name] if name in feeds else self.network.model.read(name)
+
+    def varies(self, name: str) -> bool:
+        """Whether an operand is no constant, and of floats or codes: indices have more bits."""
+        dtype = self.read(name).dtype
+        if name in self.network.model.constants:
+            return False
+        return dtype.kind == "f" or (dtype.kind in "iu" and dtype.itemsize < 4)
 
     def has(self, name: str, dim: Dim) -> bool:
         """Whether a dim is on an axis of a tensor."""

@@ -730,12 +730,19 @@ def _pow(name: str) -> Iterator[Case]:
 @cases_of("Sum", "Max", "Min", "Mean")
 def _variadic(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4), draw(4), draw(3, 1), opset=8)
+    yield one(name, draw(3, 4), draw(3, 4, seed=1))
+    yield one(name, draw(3, 4))
+
+
+@cases_of("RandomNormalLike", "RandomUniformLike")
+def _random_like(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4))
 
 
 @cases_of("Where")
 def _where(name: str) -> Iterator[Case]:
     yield one(name, draw(3, 4) > 0, draw(4), draw(3, 1), opset=9)
+    yield one(name, draw(3, 4) > 0, draw(3, 4), draw(3, 4, seed=1), opset=9)
 
 
 @cases_of("com.microsoft.Gelu", "com.microsoft.QuickGelu")
@@ -1077,7 +1084,7 @@ def _relative_position_bias(name: str) -> Iterator[Case]:
 @cases_of("com.microsoft.GatedRelativePositionBias")
 def _gated_relative_position_bias(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
-    x = draw(2, 5, 24), draw(24), draw(1, 3, 5, 5), draw(8, 6), draw(6), draw(1, 3, 1, 1)
+    x = draw(2, 5, 24), draw(24), draw(1, 3, 5, 7), draw(8, 6), draw(6), draw(1, 3, 1, 1)
     yield one(name, *x, num_heads=3, domain=MS)
 
 
@@ -1131,6 +1138,7 @@ def _causal_conv(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
     x, w, b = draw(2, 6, 7), draw(6, 1, 3), draw(6)
     yield one(name, x, w, b, domain=MS, outputs=2)
+    yield one(name, x, w, b, domain=MS)
     yield one(name, x, w, b, draw(2, 6, 2), domain=MS, outputs=2, activation="silu")
     yield one(name, x, w, None, draw(2, 6, 4), domain=MS, outputs=2, dilation=2)
     yield one(name, draw(2, 7, 6), w, b, draw(2, 2, 6), domain=MS, outputs=2, channels_last=1)
@@ -1141,6 +1149,7 @@ def _other_causal_conv(name: str) -> Iterator[Case]:
     x, w, b = draw(2, 6, 7), draw(6, 1, 3), draw(6)
     if name == "CausalConvWithState":
         yield one(name, x, w, b, opset=27, outputs=2)
+        yield one(name, x, w, b, opset=27)
     else:
         more = {"domain": MS, "outputs": 2, "state_window": 2}
         yield one(name.rpartition(".")[2], x, w, b, draw(2, 2, 6, 2), **more)
@@ -1149,8 +1158,12 @@ def _other_causal_conv(name: str) -> Iterator[Case]:
 @cases_of("com.microsoft.NhwcConv", "com.microsoft.NhwcFusedConv")
 def _channels_last_conv(name: str) -> Iterator[Case]:
     name = name.rpartition(".")[2]
-    yield one(name, draw(2, 7, 7, 8), draw(6, 4, 3, 3), draw(6), group=2, domain=MS)
+    yield one(name, draw(2, 7, 6, 8), draw(6, 4, 3, 3), draw(6), group=2, domain=MS)
     yield one(name, draw(2, 7, 7, 8), draw(8, 1, 3, 3), group=8, domain=MS)
+    if name == "NhwcFusedConv":
+        x, z = draw(2, 7, 6, 8), draw(2, 5, 4, 6)
+        yield one(name, x, draw(6, 4, 3, 3), draw(6), z, group=2, domain=MS)
+        yield one(name, x, draw(6, 4, 3, 3), None, z, group=2, domain=MS)
 
 
 @cases_of("com.microsoft.ConvTransposeWithDynamicPads")
@@ -1254,6 +1267,7 @@ def _qlinear_where(name: str) -> Iterator[Case]:
     a = codes(2, 6, 5), scalar(0.02), scalar(128, np.uint8)
     b = codes(2, 6, 5, seed=1), scalar(0.03), scalar(120, np.uint8)
     yield one(name.rpartition(".")[2], draw(6, 1) > 0, *a, *b, *_END, domain=MS)
+    yield one(name.rpartition(".")[2], draw(2, 6, 5) > 0, *a, *b, *_END, domain=MS)
 
 
 @cases_of("com.microsoft.QLinearConcat")
@@ -1276,7 +1290,7 @@ def _qlinear_unary(name: str) -> Iterator[Case]:
             case.model.graph.node[0].attribute.append(attribute)
             yield case
     else:
-        yield one(name, *x, *_END, domain=MS)
+        yield one(name, *x, *_END, domain=MS)  # without zero points, onnxruntime aborts
 
 
 @cases_of("com.microsoft.QLinearAveragePool", "com.microsoft.QLinearGlobalAveragePool")
@@ -1302,6 +1316,8 @@ def _integers(name: str) -> Iterator[Case]:
     point = scalar(128, np.uint8)
     if name == "MulInteger":
         yield one(name, codes(2, 6), point, codes(6), point, domain=MS)
+        yield one(name, codes(2, 6), None, codes(2, 6, seed=1), domain=MS)
+        yield one(name, codes(2, 6), None, codes(2, 6, seed=1), point, domain=MS)
     else:
         yield one(name, codes(2, 6), axes=[1], keepdims=0, domain=MS)
 

@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxprune.errors import UsageError
 from onnxprune.measure import Size, count
 from onnxprune.runtime import find_inputs
+from onnxprune.shape_inference import infer_shapes
 from tests.conftest import corpus_models
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -306,6 +307,42 @@ def test_shape_arithmetic_is_followed_where_inference_stops() -> None:
         nodes, {"x": [1, 4, 3, 3]}, w=w(2, 4, 1, 1), **{k: np.array(v) for k, v in ints.items()}
     )
     assert count(m).macs == 2 * 9 * 4
+
+
+def layers_that_wait(count: int) -> ModelProto:
+    """In each layer, a Reshape to a size that inference does not compute, of the one before."""
+    nodes, x = [], "x"
+    for i in range(count):
+        nodes += [
+            node("Shape", [x], [f"s{i}"]),
+            node("Div", [f"s{i}", "one"], [f"d{i}"]),
+            node("Reshape", [x, f"d{i}"], [f"r{i}"]),
+            node("MatMul", [f"r{i}", "w"], [f"h{i}"], name=f"layer{i}"),
+        ]
+        x = f"h{i}"
+    nodes.append(node("Relu", [x], ["y"]))
+    return model(nodes, {"x": ["n", 4]}, w=w(4, 4), one=np.array([1]))
+
+
+def test_shapes_of_many_layers_that_wait_for_each_other() -> None:
+    deep = layers_that_wait(150)
+    assert count(deep, {"x": [3, 4]}).macs == 150 * 3 * 16
+
+
+def test_layers_that_wait_for_each_other_are_looked_at_a_few_times_each(monkeypatch) -> None:
+    seen = []
+
+    def counted(given: ModelProto) -> ModelProto:
+        seen.append(len(given.graph.node))
+        return infer_shapes(given)
+
+    monkeypatch.setattr("onnxprune.shapes.infer_shapes", counted)
+    costs = []
+    for layers in (100, 200, 400):
+        seen.clear()
+        count(layers_that_wait(layers))
+        costs.append(sum(seen))
+    assert costs[2] < 2.2 * costs[1] < 5 * costs[0]
 
 
 def test_siblings_may_use_one_name_for_two_shapes() -> None:

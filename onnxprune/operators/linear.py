@@ -105,7 +105,7 @@ def causal_conv(op: Op) -> None:
     else:
         op.match(f"n c *s, c 1 *k, c?, {slots}n c *p? -> n c *s, {slots}n c *p")
         op.pin_all(op.env["s"], "spatial")
-    past = op.env.get("p", ())
+    past = op.env.get("p", [])
     op.pin_all(past if isinstance(past, list) else (past,), "sequence")
     op.pin_all(op.env["k"], "kernel")
     op.pin_all((op.env["w"],) if "w" in op.env else (), "steps of the state")

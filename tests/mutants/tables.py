@@ -42,7 +42,7 @@ def of_module(module: str) -> list[Mutant]:
 
 def tests(mutant: Mutant, seconds: Mapping[str, float], limit: float) -> list[str]:
     """The tests of the operators of a mutant's table, and then the rest, the quickest first."""
-    title = mutant.where.strip('[]"')
+    title = mutant.where.partition("#")[0].strip(' []"')
     name = mutant.module.rpartition("/")[2]
     operators = [each for each, rule in built_in().items() if rule.source == f"{name}: [{title}]"]
     own = [test for test in seconds if any(test.endswith(f"[{each}]") for each in operators)]
