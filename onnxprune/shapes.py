@@ -115,8 +115,11 @@ def _flat(copy: ModelProto, shapes: dict[str, Shape]) -> None:
         part.node.extend(nodes[at : at + _WINDOW])
         read = {name for node in part.node for name in node.input}
         read -= {name for node in part.node for name in node.output}
-        part.initializer.extend(constants[name] for name in read & constants.keys())
-        part.value_info.extend(declared[name] for name in read & declared.keys() - constants.keys())
+        for name in read:  # of few: what is known of the rest may be much
+            if name in constants:
+                part.initializer.append(constants[name])
+            elif name in declared:
+                part.value_info.append(declared[name])
         while part.node:
             before, inferred = len(shapes) + len(constants), _inferred(window)
             shapes.update(next(_scopes(inferred.graph, {})))
