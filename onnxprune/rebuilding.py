@@ -69,6 +69,11 @@ class Rebuilder:
             seed=self.seed,
             kept=self.kept,
             progress=self.progress or (lambda _: None),
+            planned={
+                group.dim: each
+                for group, each in zip(groups, kept, strict=True)
+                if kept_size(each) < group.size
+            },
         )
         whole = [np.arange(group.size, dtype=np.int64) for group in groups]
         return [outcome.choice.get(g.dim, w) for g, w in zip(groups, whole, strict=True)], outcome

@@ -48,7 +48,7 @@ from tests.references import computed
 Array = NDArray[Any]
 Choice = dict[Dim, Index]
 
-#: No product of a rule has more factors, and few sums more terms.
+#: So many operands are zero together; and all of them, or all but one.
 _TOGETHER = 3
 
 _IR = 10
@@ -294,6 +294,8 @@ class Zeros:
 
     #: Numbers of the operands.
     operands: tuple[int, ...]
+    #: How many operands the node has.
+    given: int
     #: What was said and seen: of its output being zero there, or of sums over the dim being exact.
     about: str
     said: bool
@@ -383,11 +385,13 @@ class _Trial:
         return len(self.free)
 
     def settle(self) -> None:
-        """Give the sizes that only the run time knew the values that they had."""
+        """Give the sizes that only the run time knew the values that they had; others are right."""
+        known = self.settled()
         for name, value in (*self.case.feeds.items(), *self.base.items()):
             for axis, size in zip(self.axes(name), np.shape(value), strict=False):
                 if axis.size is None:
                     unify(axis, Dim(size))
+                assert not known or axis.size == size, f"{self.case}: {name!r} is {value.shape}"
 
     def some(self, dim: Dim) -> Index:
         """A random subset of a dim that leaves something out."""
@@ -562,11 +566,12 @@ class _Trial:
             if name and i not in rule.nonzero and (i in named or self.varies(name))
             if not formal[min(i, len(formal) - 1)].name.endswith("zero_point")
         ]
+        operands = sum(map(bool, inputs))
         for i, name in enumerate(inputs):
             if name and self.read(name).dtype.kind == "f":
                 dims = [dim for dim in self.free if self.has(name, dim)]
                 seen = any(not self.finite(name, dim) for dim in dims)
-                yield Zeros((i,), "pole", i in rule.nonzero, seen)
+                yield Zeros((i,), operands, "pole", i in rule.nonzero, seen)
         for dim in self.free:
             having = [i for i in may if self.has(inputs[i], dim)]
             given = record.keeps_zero and any(self.has(name, dim) for name in self.outputs)
@@ -576,12 +581,13 @@ class _Trial:
                 terms = [[*map(inputs.index, names)] for names in self.terms(sums)]
                 if sums:  # what does not have the dim is not summed over it
                     terms = [term for term in terms if any(i in having for i in term)]
-                for count in range(1, _TOGETHER + 1) if due else ():
+                sizes = {*range(1, _TOGETHER + 1), len(having) - 1, len(having)}
+                for count in sorted(size for size in sizes if size > 0) if due else ():
                     for chosen in itertools.combinations(having, count):
                         said = bool(terms) and all(set(term) & set(chosen) for term in terms)
                         names = [inputs[i] for i in chosen]
                         seen = self.exact(names, dim) if sums else self.makes_zero(names, dim)
-                        yield Zeros(chosen, "sums" if sums else "zero", said, seen)
+                        yield Zeros(chosen, operands, "sums" if sums else "zero", said, seen)
 
     def settled(self) -> bool:
         """Whether all sizes are known, so that a cut model can be fed."""

@@ -1049,6 +1049,8 @@ def _quantised_embed_layer_norm(name: str) -> Iterator[Case]:
     scales, points = [scalar(0.02)] * 5, [scalar(120, np.uint8)] * 5
     tables = codes(7, 8), codes(4, 8), codes(2, 8)
     yield one(name, words, kinds, *tables, *end, None, *scales, *points, domain=MS, outputs=2)
+    operands = words, kinds, *tables, *end, words, *scales, *points
+    yield one(name, *operands, domain=MS, outputs=2)
     scales[2] = points[2] = None
     operands = words, None, *tables[:2], None, *end, None, *scales, *points
     yield one(name, *operands, domain=MS, outputs=2)
@@ -1290,7 +1292,8 @@ def _qlinear_unary(name: str) -> Iterator[Case]:
             case.model.graph.node[0].attribute.append(attribute)
             yield case
     else:
-        yield one(name, *x, *_END, domain=MS)  # without zero points, onnxruntime aborts
+        end = _END if name == "QLinearSigmoid" else x[1:]
+        yield one(name, *x, *end, domain=MS)  # without zero points, onnxruntime aborts
 
 
 @cases_of("com.microsoft.QLinearAveragePool", "com.microsoft.QLinearGlobalAveragePool")
@@ -1349,6 +1352,7 @@ def _matmuls_nbits(name: str) -> Iterator[Case]:
     more: dict[str, Any] = {"K": 64, "bits": 4, "block_size": 32, "domain": MS}
     if name == "MatMulNBitsMlp":
         yield one(name, a, None, norm, *weight, *weight, N=6, activation="silu", **more)
+        yield one(name, a, None, None, *weight, *weight, N=6, activation="silu", **more)
         yield one(name, a, a, norm, *weight, *weight, N=6, activation="silu", outputs=2, **more)
     else:
         small = codes(4, 2, 16), positive(4, 2) / 20, draw(4)

@@ -11,6 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import onnxprune
+from models import lstm
 from onnxprune.axes import Choice
 from onnxprune.groups import Group, find_groups
 from onnxprune.infer import infer
@@ -546,6 +548,19 @@ def test_recurrent_layers_are_refitted(kind: str, direction: str) -> None:
     error = np.square(outputs(walked.model, data) - wanted).sum()
     assert error < 0.9 * np.square(outputs(plain, data) - wanted).sum()
     onnx.checker.check_model(walked.model)
+
+
+def test_a_budget_is_met_where_no_probe_tells_of_most_groups() -> None:
+    """Of two LSTMs, a linear layer reads the last: the other's width is the plan's own."""
+    proto = lstm.build(0)
+    data = RNG(12).normal(size=(64, 12, 24)).astype(np.float32)
+    given: dict[str, Any] = {"target": "macs=0.4", "round_to": 1, "benchmark": False}
+    shapes = {"sequence": (1, 12, 24)}
+    result = onnxprune.prune(
+        proto, calibration={"sequence": data}, reconstruct=True, input_shapes=shapes, **given
+    )
+    assert result.report.target is not None and result.report.target.met
+    assert all(1 < group.kept < group.size for group in result.report.groups)
 
 
 # -- pairs ---------------------------------------------------------------------------------------

@@ -130,10 +130,11 @@ def choose_and_reconstruct(
     seed: int = 0,
     kept: Kept | None = None,
     progress: Progress = lambda _: None,
+    planned: Choice | None = None,
 ) -> Outcome:
     """Widths of `groups` for a budget (`amount` of `cost`), chosen by what refitting can't mend.
 
-    Raises: as `reconstruct`.
+    Of those that this can't be told of, what is `planned` is kept. Raises: as `reconstruct`.
     """
     sites, skipped = find_sites(network)
     settings = Settings(threads or cores(), seed, base_dir=network.model.base_dir)
@@ -142,7 +143,7 @@ def choose_and_reconstruct(
     about = {"walk_samples": rounds.walk_samples, "probe_samples": rounds.probe_samples}
     with one_thread_each(), _records(kept, network, batches, settings, about) as records:
         choice, walked = choose_and_refit(
-            network, sites, groups, cost, amount, batches, rounds, progress, records
+            network, sites, groups, cost, amount, batches, rounds, progress, records, planned
         )
     return _finished(network, choice, walked, skipped, batches, settings, calibration, copied)
 

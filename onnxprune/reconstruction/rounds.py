@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ..axes import Choice, Dim, Index
+from ..axes import Choice, Dim, Index, Rows, kept_size
 from ..costs import Cost
 from ..groups import Group
 from ..model_costs import macs_cost
@@ -83,16 +83,19 @@ def choose_and_refit(
     plan: Rounds,
     progress: Progress = lambda _: None,
     records: Records = NOWHERE,
+    planned: Choice | None = None,
 ) -> tuple[Choice, Walk]:
     """The choice for a budget, and the refitted model.
 
     Args:
         cost: what the budget is of; `budget` is its amount in the end.
+        planned: what is kept of groups that no probe can tell anything of, because none that reads
+            them is linear (recurrent layers); by default all of them.
         batches: calibration inputs, in random order.
         records: where what is done is noted, and what was done is found.
     """
     few = some(batches, plan.walk_samples)
-    choice: dict[Dim, Index] = {}
+    choice: dict[Dim, Index | Rows] = {}
     whole = cost.total()
     looked: Walk | None = None
     seen = "look"
@@ -107,7 +110,10 @@ def choose_and_refit(
             found = _sensitivities(network, groups, looked, choice, few, plan, progress, probed)
             records.under("look").drop()  # Gram matrices are large
         progress(f"round {turn + 1}: widths")
-        new = {**choice, **_widths(found, cost, amount, choice, plan)}
+        told = {sensitivity.group.dim for sensitivity in found}
+        fixed = {dim: kept for dim, kept in (planned or {}).items() if dim not in told}
+        settled = {**choice, **fixed}
+        new = {**settled, **_widths(found, cost, amount, settled, plan)}
         last = turn + 1 == plan.rounds
         model = cut(network, sites, new, looked.parts if turn and looked else None, choice)
         settings = replace(plan.settings, keep_grams=not last)
@@ -206,8 +212,8 @@ def _widths(
     for dim, kept in choice.items():  # what is cut and was not probed again stays as it is
         if dim not in dims:
             dims.append(dim)
-            widths.append([len(kept)])
-            ladders.append(np.zeros(len(kept)))
+            widths.append([kept_size(kept)])
+            ladders.append(np.zeros(kept_size(kept)))
     problem = Problem(dims, widths, ladders, [Limit(cost, amount)])
     chosen = problem.solve() or [each[0] for each in widths]
     return {
