@@ -1038,6 +1038,9 @@ def _embed_layer_norm(name: str) -> Iterator[Case]:
     yield one(name, words, kinds, *tables, draw(2, 8), *end, domain=MS, outputs=2)
     yield one(name, words, None, *tables, None, *end, domain=MS, outputs=2)
     yield one(name, words, kinds, *tables, draw(2, 8), *end, words, domain=MS, outputs=3)
+    places = np.array([[0, 1, 2], [2, 1, 0]], np.int32)
+    operands = words, kinds, *tables, draw(2, 8), *end, words, places
+    yield one(name, *operands, domain=MS, outputs=3)
 
 
 @cases_of("com.microsoft.QEmbedLayerNormalization")
