@@ -60,7 +60,7 @@ SETTINGS = together(
         metavar="N|MINUTES",
         help="Times that the data is gone through, or how long it may take: 20min, 2h.",
     ),
-    _setting("lr", Number(0, None, min_open=True), "Its peak, as a share of each tensor's size."),
+    _setting("lr", Number(0, None, min_open=True), "The rate's peak, as a share of each tensor's size."),
     _setting("optimizer", click.Choice(OPTIMIZERS), "How steps are made."),
     _setting("weight_decay", Number(min=0), "Of matrices and kernels."),
     _setting("batch", Whole(min=1), "Samples in a step."),
