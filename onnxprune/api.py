@@ -748,7 +748,7 @@ def train(
     data: Any,
     *,
     sparse: str = "group",
-    strength: float = 3.0,
+    strength: float = 1.0,
     ratio: float = 0.5,
     labels: str = "",
     preprocess: str | Path | Preprocess | Mapping[str, Any] | None = None,

@@ -60,7 +60,7 @@ SETTINGS = together(
         metavar="N|MINUTES",
         help="Times that the data is gone through, or how long it may take: 20min, 2h.",
     ),
-    _setting("lr", Number(0, None, min_open=True), "The rate's peak, as a share of each tensor's size."),
+    _setting("lr", Number(0, None, min_open=True), "Peak rate, as a share of each tensor's size."),
     _setting("optimizer", click.Choice(OPTIMIZERS), "How steps are made."),
     _setting("weight_decay", Number(min=0), "Of matrices and kernels."),
     _setting("batch", Whole(min=1), "Samples in a step."),
@@ -171,7 +171,7 @@ def finetune(
 )
 @click.option(
     "--strength",
-    default=3.0,
+    default=1.0,
     show_default=True,
     type=Number(0, None, min_open=True),
     help="The weight decay of a channel that is to go, as AdamW's is meant.",
