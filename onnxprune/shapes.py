@@ -115,7 +115,7 @@ def _flat(copy: ModelProto, shapes: dict[str, Shape]) -> None:
         part.node.extend(nodes[at : at + _WINDOW])
         read = {name for node in part.node for name in node.input}
         read -= {name for node in part.node for name in node.output}
-        for name in read:  # of few: what is known of the rest may be much
+        for name in sorted(read):  # of few: what is known of the rest may be much
             if name in constants:
                 part.initializer.append(constants[name])
             elif name in declared:

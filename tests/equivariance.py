@@ -484,7 +484,7 @@ class _Trial:
         proto.CopyFrom(model.proto)
         feeds = dict(self.case.feeds)
         for name, kept in zeros.items():
-            value = feeds[name] if name in feeds else model.read(name)
+            value = self.read(name)
             for dim, index in kept.items():
                 value = self.zero_outside(name, value, {dim: index})
             if name in feeds:
@@ -509,10 +509,7 @@ class _Trial:
         codes = self.network.quantised().get(name)
         if codes is None or not codes.point:
             return np.zeros((), value.dtype)
-        point = codes.point
-        given = self.case.feeds
-        found = given[point] if point in given else self.network.model.read(point)
-        return codes.spread(found, value.shape)
+        return codes.spread(self.read(codes.point), value.shape)
 
     def zero_of_output(self, name: str, found: Mapping[str, Array]) -> Array:
         """The zero point of an output of codes, which is an operand, or another output."""
@@ -523,15 +520,14 @@ class _Trial:
         schema = schemas_of(operator_name(node.domain, node.op_type))[-1]
         for operand, given in [*zip(schema.inputs, node.input, strict=False)][::-1]:
             if given and _POINT.fullmatch(operand.name):
-                point = self.case.feeds.get(given)
-                point = self.network.model.read(given) if point is None else point
+                point = self.read(given)
                 axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
                 shape = [-1 if i == axis % value.ndim else 1 for i in range(value.ndim)]
                 return point if point.size == 1 else point.reshape(shape)
         return np.zeros((), value.dtype)
 
     def check_zeros(self) -> None:
-        """Where the operands that `zero` names are zero, so is the first output."""
+        """Where the operands that `zero` names are zero, so are the outputs."""
         if self.record is None or not self.record.keeps_zero or not self.steady:
             return
         if any("e8m0" in value.dtype.name for value in self.case.feeds.values()):
@@ -574,20 +570,24 @@ class _Trial:
                 yield Zeros((i,), operands, "pole", i in rule.nonzero, seen)
         for dim in self.free:
             having = [i for i in may if self.has(inputs[i], dim)]
-            given = record.keeps_zero and any(self.has(name, dim) for name in self.outputs)
-            told = [(False, given)]
-            told.append((True, dim in summed and settled))
-            for sums, due in told:
-                terms = [[*map(inputs.index, names)] for names in self.terms(sums)]
-                if sums:  # what does not have the dim is not summed over it
-                    terms = [term for term in terms if any(i in having for i in term)]
-                sizes = {*range(1, _TOGETHER + 1), len(having) - 1, len(having)}
-                for count in sorted(size for size in sizes if size > 0) if due else ():
-                    for chosen in itertools.combinations(having, count):
-                        said = bool(terms) and all(set(term) & set(chosen) for term in terms)
-                        names = [inputs[i] for i in chosen]
-                        seen = self.exact(names, dim) if sums else self.makes_zero(names, dim)
-                        yield Zeros(chosen, operands, "sums" if sums else "zero", said, seen)
+            sizes = {*range(1, _TOGETHER + 1), len(having) - 1, len(having)}
+            sets = [
+                chosen
+                for count in sorted(size for size in sizes if size > 0)
+                for chosen in itertools.combinations(having, count)
+            ]
+            terms = [[*map(inputs.index, names)] for names in self.terms(sums=False)]
+            if record.keeps_zero and any(self.has(name, dim) for name in self.outputs):
+                for chosen in sets:
+                    seen = self.makes_zero([inputs[i] for i in chosen], dim)
+                    yield Zeros(chosen, operands, "zero", _hits(chosen, terms), seen)
+            # What does not have the dim is not summed over it.
+            terms = [[*map(inputs.index, names)] for names in self.terms(sums=True)]
+            terms = [term for term in terms if not set(term).isdisjoint(having)]
+            if dim in summed and settled:
+                for chosen in sets:
+                    seen = self.exact([inputs[i] for i in chosen], dim)
+                    yield Zeros(chosen, operands, "sums", _hits(chosen, terms), seen)
 
     def settled(self) -> bool:
         """Whether all sizes are known, so that a cut model can be fed."""
@@ -640,6 +640,11 @@ class _Trial:
                 if np.any(np.take(found[output] != zero, gone, axis=i)):
                     return False
         return True
+
+
+def _hits(chosen: Sequence[int], terms: Sequence[Sequence[int]]) -> bool:
+    """Whether every term of a sum has one of the chosen operands."""
+    return bool(terms) and all(set(term) & set(chosen) for term in terms)
 
 
 #: Of the largest value of the output.
