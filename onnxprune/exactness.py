@@ -10,6 +10,8 @@ operator takes a statistic over it. All other dims that are not pinned are stati
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .axes import Axis, Dim, fold, leaves
 from .model import subgraphs
 from .network import Network, Record
@@ -62,7 +64,7 @@ class _Walk:
             inexact.update(leaves(axis))
         for record in self.network.records:
             if record.contracted:
-                summed = _NONE.union(*map(self.free, record.contracted))
+                summed = _union(map(self.free, record.contracted))
                 inexact |= summed - self.sums_zero(_terms(record, record.rule.sums))
             # Zeros are not followed into bodies: what flows through them is statistical.
             for body in subgraphs(record.node):
@@ -77,13 +79,15 @@ class _Walk:
             found = self.result(terms) if record.keeps_zero else _NONE
             for output in record.node.output:
                 if output:
-                    self.zero[output] = self.everywhere(found & self.dims(output), output, terms)
+                    self.zero[output] = self.everywhere(
+                        _common(found, self.dims(output)), output, terms
+                    )
         every = {dim for name in self.network.model.constants for dim in self.dims(name)}
         return every - inexact
 
     def free(self, axis: Axis) -> DimSet:
         """The dims in an axis that can be pruned."""
-        return fold(axis, self._alone, lambda _, parts: _NONE.union(*parts), self._parts)
+        return fold(axis, self._alone, lambda _, parts: _union(parts), self._parts)
 
     def _alone(self, dim: Dim) -> DimSet:
         if dim not in self._leaves:
@@ -100,7 +104,7 @@ class _Walk:
     def dims(self, name: str) -> DimSet:
         """The dims in a tensor's axes that can be pruned."""
         if name not in self._dims:
-            self._dims[name] = _NONE.union(*self.axes(name))
+            self._dims[name] = _union(self.axes(name))
         return self._dims[name]
 
     def several(self, name: str) -> DimSet:
@@ -127,8 +131,8 @@ class _Walk:
         """The dims along which a node's result is zero: in every term of the sum, a factor is."""
         found: DimSet | None = None
         for names in terms:
-            term = _NONE.union(*map(self.known, names))
-            found = term if found is None else found & term
+            term = _union(map(self.known, names))
+            found = term if found is None else _common(found, term)
         return found or _NONE
 
     def everywhere(self, found: DimSet, output: str, terms: list[list[str]]) -> DimSet:
@@ -140,9 +144,12 @@ class _Walk:
         if not found:
             return found
         names = {output, *(name for names in terms for name in names)}
+        several = found & _union(map(self.several, names))
+        if not several:
+            return found
         return found - {
             dim
-            for dim in found & _NONE.union(*map(self.several, names))
+            for dim in several
             for names in terms
             if sum(self.count(name, dim) for name in names) < self.count(output, dim)
             or any(dim in self.dims(name) - self.known(name) for name in names)
@@ -153,10 +160,23 @@ class _Walk:
         zero: set[Dim] = set()
         other: set[Dim] = set()
         for names in terms:
-            known = _NONE.union(*map(self.known, names))
+            known = _union(map(self.known, names))
             zero |= known
-            other |= _NONE.union(*map(self.dims, names)) - known
+            other |= _union(map(self.dims, names)) - known
         return zero - other
+
+
+# Thousands of tensors may share an axis of thousands of dims: where a set is what it was before,
+# it is that set itself, not a copy.
+
+
+def _union(sets: Iterable[DimSet]) -> DimSet:
+    first, *others = [each for each in sets if each] or [_NONE]
+    return first.union(*others) if others else first
+
+
+def _common(a: DimSet, b: DimSet) -> DimSet:
+    return a if a is b else a & b
 
 
 def _terms(record: Record, expression: Zero | None) -> list[list[str]]:

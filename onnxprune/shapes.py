@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ _KEPT = 1024
 _ROUNDS = 64
 #: nodes that are looked at together where one round is not enough
 _WINDOW = 32
+#: nodes that are computed in one session
+_EVALUATED = 1024
 
 
 def infer(
@@ -434,7 +437,24 @@ def _is_arithmetic(node: NodeProto) -> bool:
 def _evaluate(
     model: ModelProto, nodes: Sequence[NodeProto], values: Mapping[str, Array]
 ) -> dict[str, Array]:
-    needed = {name for node in nodes for name in node.input if name in values}
+    """The small results of nodes, in parts: a session of tens of thousands takes ever longer."""
+    found: dict[str, Array] = {}
+    for at in range(0, len(nodes), _EVALUATED):
+        known = ChainMap(found, values)  # type: ignore[arg-type]
+        part = []
+        reached: set[str] = set()
+        for node in nodes[at : at + _EVALUATED]:
+            if all(not name or name in known or name in reached for name in node.input):
+                part.append(node)
+                reached.update(node.output)
+        found |= _results(model, part, known)
+    return found
+
+
+def _results(
+    model: ModelProto, nodes: Sequence[NodeProto], values: Mapping[str, Array]
+) -> dict[str, Array]:
+    needed = dict.fromkeys(name for node in nodes for name in node.input if name in values)
     outputs = [onnx.ValueInfoProto(name=o) for node in nodes for o in node.output if o]
     graph = helper.make_graph(
         nodes, "fold", [], outputs, [numpy_helper.from_array(values[n], n) for n in needed]

@@ -15,7 +15,7 @@ from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from ..ahead import ahead
-from ..axes import Axis, Dim, Index, leaves, occurrences
+from ..axes import Axis, Concat, Dim, Index, Product, fold, occurrences
 from ..external import is_external
 from ..model import SMALL, Array, attributes
 from ..network import Network
@@ -47,6 +47,8 @@ _OTHER_UNARY = {"Neg", "Gelu", "HardSwish", "Mish", "Abs", "Sin", "Cos", "Round"
 #: Of a tensor with more dims than this (a Concat of thousands, cut again) nothing is known: facts
 #: along each of so many, at every tensor on the way, would be quadratic in their number.
 _MANY = 256
+#: Distinct dims in order; None where they are more than `_MANY`.
+_Dims = tuple[Dim, ...] | None
 
 
 class Walk:
@@ -61,6 +63,8 @@ class Walk:
         #: The large constant that was read last: operators ask for theirs several times in a row.
         self._latest: tuple[str, Array] | None = None
         self._dims: dict[str, list[Dim]] = {}
+        #: Of the dims that have become something else, what they are made of.
+        self._parts: dict[Dim, _Dims] = {}
         #: By identity, with the axis, which keeps that its own.
         self._places: dict[int, tuple[Axis, Places]] = {}
         self._there: dict[tuple[str, int], NDArray[np.bool_]] = {}
@@ -135,10 +139,13 @@ class Walk:
     def dims(self, name: str) -> list[Dim]:
         """The dims of a tensor that can be pruned: nothing is followed along the others."""
         if name not in self._dims:
-            found = (dim for axis in self.network.axes.get(name) or () for dim in leaves(axis))
-            free = [dim for dim in dict.fromkeys(found) if self._followed(dim)]
-            self._dims[name] = free if len(free) <= _MANY else []
+            axes = self.network.axes.get(name) or ()
+            free = _few([fold(axis, self._free, _joined, self._parts) for axis in axes])
+            self._dims[name] = list(free or ())
         return self._dims[name]
+
+    def _free(self, dim: Dim) -> _Dims:
+        return (dim,) if self._followed(dim) else ()
 
     def _followed(self, dim: Dim) -> bool:
         free = dim.size is not None and dim.size > 1 and not dim.pinned
@@ -381,6 +388,19 @@ class Walk:
     def plain(self, name: str, dim: Dim) -> bool:
         """True where the dim is on one axis of the tensor only."""
         return sum(dim in places for places in self.on(name)) == 1
+
+
+def _few(found: list[_Dims]) -> _Dims:
+    distinct: dict[Dim, None] = {}
+    for dims in found:
+        if dims is None:
+            return None
+        distinct.update(dict.fromkeys(dims))
+    return tuple(distinct) if len(distinct) <= _MANY else None
+
+
+def _joined(_: Concat | Product, found: list[_Dims]) -> _Dims:
+    return _few(found)
 
 
 def placed(axis: Axis) -> Places:
