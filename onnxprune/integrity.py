@@ -27,7 +27,7 @@ from onnx import (
 
 from .errors import BrokenModel, UnsupportedModel
 from .external import Place, is_cut, is_external, stored_bytes
-from .model import LARGEST, Stamp, graphs, node_name, subgraphs
+from .model import LARGEST, LONGEST, Stamp, graphs, node_name, subgraphs
 from .trust import trust
 
 #: A sparse tensor has one value in so many elements at least, or takes so many bytes at most.
@@ -156,6 +156,8 @@ def _declared(name: str, tensor: TensorProto) -> int:
     """The bytes that a tensor's dims ask for."""
     if any(dim < 0 for dim in tensor.dims):
         raise BrokenModel(f"tensor {name!r} has a negative dimension: {list(tensor.dims)}")
+    if 0 in tensor.dims and max(tensor.dims) > LONGEST:  # it takes no bytes, however large
+        raise BrokenModel(f"tensor {name!r} has a dimension that is none: {list(tensor.dims)}")
     if tensor.data_type == TensorProto.STRING:
         if is_external(tensor):
             raise BrokenModel(f"tensor {name!r}: strings can't be external data")
@@ -218,6 +220,8 @@ def _place(name: str, tensor: TensorProto) -> Place:
         ) from None
     if isinstance(place.location, bytes):  # what protobuf makes of a text that is not UTF-8
         raise BrokenModel(f"tensor {name!r}: its external data path {place.location!r} is not text")
+    if any(isinstance(entry.key, bytes) for entry in tensor.external_data):
+        raise BrokenModel(f"tensor {name!r}: the entries of its external data are not text")
     if is_cut(tensor):
         raise BrokenModel(
             f"tensor {name!r}: its external data has entries that no file has; it is damaged, or"

@@ -1,5 +1,7 @@
 """ONNX's shape inference, kept from what ends the process.
 
+Two things are not asked of it: long vectors (`long_vectors.py`), and Slices of what has no size.
+
 Where the input of a convolution or of a pool is smaller than its window, ONNX's inference gives
 the output a negative size. A Slice of such a tensor ends the process: a failed assertion, which no
 caller can catch (onnx 1.23.2). A damaged file asks for that, and so does a sound one, where
@@ -14,6 +16,7 @@ from functools import cache, partial
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
+from . import long_vectors
 from .model import graphs
 
 
@@ -29,15 +32,26 @@ def infer_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
         Exception: of several types, whatever onnx raises; with `strict`, its InferenceError.
     """
     if any(map(_slices, graphs(model.graph))) and not windows_fit(model):
-        unsliced = without_slices(model)
-        found = onnx.shape_inference.infer_shapes(unsliced, data_prop=True)
+        found = _infer(without_slices(model))
         if negative := negative_size(found):
             if strict:
                 raise onnx.shape_inference.InferenceError(
                     f"tensor {negative!r} has a negative size"
                 )
             return found
-    return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=strict)
+    return _infer(model, strict)
+
+
+def _infer(model: ModelProto, strict: bool = False) -> ModelProto:
+    def infer(model: ModelProto, data_prop: bool, strict: bool = False) -> ModelProto:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop, strict_mode=strict)
+
+    found = long_vectors.inferred(model, infer)
+    if found is None:
+        return infer(model, True, strict)
+    if strict:
+        infer(model, False, strict)
+    return found
 
 
 def without_slices(model: ModelProto) -> ModelProto:

@@ -214,7 +214,7 @@ def dynamic_size(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
         if windows_fit(copy):
             return size
         with contextlib.suppress(Exception):  # of several types
-            copy = onnx.shape_inference.infer_shapes(without_slices(copy), data_prop=True)
+            copy = infer_shapes(without_slices(copy))
             if not negative_size(copy):
                 return size
     return 1

@@ -71,6 +71,7 @@ def claiming(*dims: int, **fields: Any) -> TensorProto:
         (claiming(-8, 3, 3, 3), "negative dimension"),
         (claiming(-8, -3, 3, 3, raw_data=bytes(864)), "negative dimension"),
         (claiming(2**62, 2**62, 3, 3), "and has 0"),
+        (claiming(0, 2**62, raw_data=b""), "a dimension that is none"),
         (claiming(2**63 - 1, 2, 1, 1, raw_data=b""), "and has 0"),
         (TensorProto(name="w1", dims=[8, 3, 3, 3]), "unknown element type 0"),
         (TensorProto(name="w1", dims=[8], data_type=TensorProto.STRING), "8 values and has 0"),
@@ -235,6 +236,14 @@ def test_external_data_that_is_no_file_of_the_folder(
 def test_places_in_a_data_file(tmp_path: Path, entries: dict[str, str], words: str) -> None:
     path = edited(save_external(tmp_path), **entries)
     with pytest.raises(BrokenModel, match=words):
+        onnxprune.inspect(path)
+
+
+def test_entries_that_are_not_text(tmp_path: Path) -> None:
+    path = save_external(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"location", b"loc\xff\xfeion", 1))
+    with pytest.raises(BrokenModel, match=r"'w1'.* not text"):
         onnxprune.inspect(path)
 
 

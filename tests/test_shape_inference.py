@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -75,3 +80,95 @@ def test_inspect_of_a_network_with_no_output_for_one_pixel(
         main(["inspect", str(path)])
     assert ended.value.code in (0, None)
     assert "MACs (dynamic sizes as 64)" in capsys.readouterr().out
+
+
+# -- long vectors --------------------------------------------------------------------------------
+
+
+def joined(length: int | str, body: str, weights: str = "") -> ModelProto:
+    """A graph of a vector `s` of so many elements; its output is `y`."""
+    return parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[{length}] s, float[2, 3, 4] x) => (int64[n] y)
+        <int64[1] one = {{1}}, int64[1] huge = {{281474976710656}}, int64[2] two = {{2, 3}}
+        {weights}> {{ {body} }}"""
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Concat <axis = 0> (s, two)",
+        "t = Cast <to = 7> (s) y = Concat <axis = -1> (two, t, one)",
+        "t = Concat <axis = 0> (s, one) u = Concat <axis = 0> (t, one) y = Mul (u, one)",
+        "t = ConstantOfShape (huge) y = Concat <axis = 0> (two, t)",
+        "t = Expand (one, huge) y = Concat <axis = 0> (t, t)",
+        "t = Mul (huge, one) u = ConstantOfShape (t) y = Concat <axis = 0> (two, u)",
+        "t = Concat <axis = 0> (huge) u = ConstantOfShape (t) y = Concat <axis = 0> (two, u)",
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_long_vectors_are_not_written_out(body: str, strict: bool) -> None:
+    model = joined(2**48, body)
+    with limited_memory(2**30):
+        found = infer_shapes(model, strict=strict)
+    assert not found.graph.output[0].type.tensor_type.shape.dim[0].dim_value
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """At most so many bytes more of addresses than there are now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        # What exporters write: a shape from parts of another, paddings filled up with zeros.
+        (
+            "a = Shape (x) b = Gather (a, one) c = Concat <axis = 0> (b, two)"
+            " z = ConstantOfShape (c) e = Shape (z) y = Concat <axis = 0> (e, two, a)",
+            8,
+        ),
+        (
+            "t = ConstantOfShape (two) u = Shape (t) v = ConstantOfShape (one)"
+            " y = Concat <axis = 0> (u, v, two)",
+            5,
+        ),
+        ("t = Expand (one, one) y = Concat <axis = 0> (t, t)", 2),
+        ("t = Reshape (x, m) u = Shape (t) y = Concat <axis = 0> (u, one)", 3),
+        ("t = Concat <axis = -1> (x, x) u = Shape (t) y = Concat <axis = 0> (u, s)", 6),
+        ("y = Concat <axis = 0> (s, s)", 6),
+    ],
+)
+def test_short_vectors_are_followed_as_ever(body: str, size: int) -> None:
+    model = joined(3, body, ", int64[2] m = {-1, 4}")
+    found = infer_shapes(model)
+    assert found == onnx.shape_inference.infer_shapes(model, data_prop=True)
+    assert found.graph.output[0].type.tensor_type.shape.dim[0].dim_value == size
+
+
+def test_the_rest_of_a_model_with_long_vectors_is_inferred() -> None:
+    model = joined(2**24, "t = Relu (x) u = Concat <axis = 0> (s, s) y = Slice (u, one, two)")
+    found = {value.name: value for value in infer_shapes(model).graph.value_info}
+    assert [dim.dim_value for dim in found["t"].type.tensor_type.shape.dim] == [2, 3, 4]
+
+
+def test_long_vectors_in_bodies() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[281474976710656] s, bool on) => (int64[n] y) {
+            y = If (on) <
+                then_branch = a () => (int64[n] t) { t = Concat <axis = 0> (s, s) },
+                else_branch = b () => (int64[n] e) { e = Identity (s) }
+            >
+        }"""
+    )
+    with limited_memory(2**30):
+        infer_shapes(model)
