@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 import onnxprune
 from benchmarks.accuracy_cell import classes, data_of
@@ -82,7 +83,7 @@ def finetune(corpus: Path, speed: float, allowed: float) -> Row:
         calibration={load(path).inputs[0].name: data.calibration},
         calibration_samples=None,
         reconstruct=True,
-        finetune=Settings.lasting(f"{MINUTES}min", threads=2),
+        finetune=Settings.lasting(f"{MINUTES}min", threads=2, precision=_precision()),
         threads=2,
         benchmark=False,
         progress=lambda words: print(f"{time.perf_counter() - began:.0f} s {words}", flush=True),
@@ -95,8 +96,15 @@ def finetune(corpus: Path, speed: float, allowed: float) -> Row:
         "macs": result.report.target.achieved if result.report.target else None,
         "epochs": training.get("epochs"),
         "seconds": training.get("seconds"),
+        "precision": _precision(),
         "kept": dense - tuned <= allowed,
     }
+
+
+def _precision() -> str:
+    """bfloat16 where the processor computes in it."""
+    found = torch.cpu.get_capabilities()
+    return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
 
 
 def sparse(corpus: Path, seed: int) -> Row:

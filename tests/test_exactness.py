@@ -92,6 +92,39 @@ def test_a_shrink_whose_lambd_is_negative_moves_zero() -> None:
     assert kinds(model) == ["statistical"]
 
 
+@pytest.mark.parametrize(
+    ("exponent", "kind"), [(2.0, "exact"), (0.5, "exact"), (0.0, "statistical")]
+)
+def test_powers_of_zero(exponent: float, kind: str) -> None:
+    model = image(
+        node("Abs", ["a"], ["m"]),
+        node("Pow", ["m", "e"], ["b"]),
+        e=np.float32(exponent),
+    )
+    model.graph.node[3].CopyFrom(node("ReduceSum", ["b", "axis"], ["y"]))
+    assert kinds(model) == [kind]
+
+
+def test_blocks_whose_scales_are_zero_are_zero() -> None:
+    """A table of words [7, 64], in 4 bits and blocks of 16."""
+    how = {"block_size": 16, "quantize_axis": 1, "gather_axis": 0, "bits": 4}
+    model = make(
+        [
+            node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+            node("GatherBlockQuantized", ["t", "i", "s"], ["w"], domain="com.microsoft", **how),
+            node("ReduceSum", ["w", "axis"], ["y"]),
+        ],
+        {"x": [3]},
+        {"y": None},
+        {
+            "t": np.random.default_rng(0).integers(256, size=(7, 32), dtype=np.uint8),
+            **{"s": np.abs(weight("s", 7, 4)), "axis": AXIS},
+        },
+        domains=CONTRIB,
+    )
+    assert kinds(model) == ["exact"]
+
+
 @pytest.mark.parametrize(("point", "kind"), [(128, "statistical"), (0, "exact")])
 def test_a_zero_point_read_as_a_number_is_not_zero(point: int, kind: str) -> None:
     model = make(
