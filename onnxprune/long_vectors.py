@@ -8,7 +8,7 @@ signals. The vectors that shapes are computed with are short: what reads others 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from onnx import ModelProto
 
@@ -17,7 +17,7 @@ from .model import graphs
 #: A model, and whether constants are followed: the model with its shapes.
 Inference = Callable[[ModelProto, bool], ModelProto]
 #: Graph and node of it, by number.
-_Place = tuple[int, int]
+Place = tuple[int, int]
 
 #: Operators that look at the elements of a vector.
 _LOOK = frozenset(
@@ -37,12 +37,7 @@ def inferred(model: ModelProto, infer: Inference) -> ModelProto | None:
 
     None where nothing does: all of it may be inferred at once.
     """
-    places = [
-        (i, j)
-        for i, graph in enumerate(graphs(model.graph))
-        for j, node in enumerate(graph.node)
-        if node.op_type in _LOOK
-    ]
+    places = places_of(model, _LOOK)
     if not places:
         return None
     found = infer(model, False)
@@ -51,27 +46,41 @@ def inferred(model: ModelProto, infer: Inference) -> ModelProto | None:
         if not unknown:
             break
         before = long, unknown
-        found = infer(_without(model, long + unknown), True)
+        found = infer(without(model, long + unknown), True)
         long, unknown = _not_short(places, model, found)
         if (long, unknown) == before:  # no constant says it: inference will not know it, either
             break
     else:
         return found
-    return infer(_without(model, long), True) if long else None
+    return infer(without(model, long), True) if long else None
 
 
-def _without(model: ModelProto, places: Sequence[_Place]) -> ModelProto:
+def without(model: ModelProto, places: Collection[Place]) -> ModelProto:
+    """A copy of the model without these nodes: what they make has no shape."""
+    left_out = set(places)
     copy = ModelProto()
     copy.CopyFrom(model)
-    nodes = [graph.node for graph in graphs(copy.graph)]
-    for i, j in sorted(places, reverse=True):
-        del nodes[i][j]
+    for i, graph in enumerate(graphs(copy.graph)):
+        kept = [node for j, node in enumerate(graph.node) if (i, j) not in left_out]
+        if len(kept) < len(graph.node):
+            del graph.node[:]
+            graph.node.extend(kept)
     return copy
 
 
+def places_of(model: ModelProto, operators: Collection[str]) -> list[Place]:
+    """The nodes of these operators; none of them may have graphs inside."""
+    return [
+        (i, j)
+        for i, graph in enumerate(graphs(model.graph))
+        for j, node in enumerate(graph.node)
+        if node.op_type in operators
+    ]
+
+
 def _not_short(
-    places: Sequence[_Place], model: ModelProto, found: ModelProto
-) -> tuple[list[_Place], list[_Place]]:
+    places: Sequence[Place], model: ModelProto, found: ModelProto
+) -> tuple[list[Place], list[Place]]:
     """Of `places`, those that read a long vector, and those that read what may be one."""
     short = {""}
     vectors: set[str] = set()
@@ -90,8 +99,8 @@ def _not_short(
                     short.add(value.name)
     short -= vectors  # of graphs inside, where names may be used twice
     nodes = [graph.node for graph in graphs(model.graph)]
-    long: list[_Place] = []
-    unknown: list[_Place] = []
+    long: list[Place] = []
+    unknown: list[Place] = []
     for i, j in places:
         operands = nodes[i][j].input
         if not short.issuperset(operands):

@@ -56,13 +56,7 @@ def _infer(model: ModelProto, strict: bool = False) -> ModelProto:
 
 def without_slices(model: ModelProto) -> ModelProto:
     """A copy of the model without its Slices: what they make has no shape."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    for graph in graphs(copy.graph):
-        kept = [node for node in graph.node if node.op_type != "Slice"]
-        del graph.node[:]
-        graph.node.extend(kept)
-    return copy
+    return long_vectors.without(model, long_vectors.places_of(model, {"Slice"}))
 
 
 def negative_size(model: ModelProto) -> str | None:

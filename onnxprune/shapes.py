@@ -435,12 +435,12 @@ def _is_arithmetic(node: NodeProto) -> bool:
 
 
 def _evaluate(
-    model: ModelProto, nodes: Sequence[NodeProto], values: Mapping[str, Array]
+    model: ModelProto, nodes: Sequence[NodeProto], values: dict[str, Array]
 ) -> dict[str, Array]:
     """The small results of nodes, in parts: a session of tens of thousands takes ever longer."""
     found: dict[str, Array] = {}
+    known = ChainMap(found, values)
     for at in range(0, len(nodes), _EVALUATED):
-        known = ChainMap(found, values)  # type: ignore[arg-type]
         part = []
         reached: set[str] = set()
         for node in nodes[at : at + _EVALUATED]:
